@@ -1,0 +1,92 @@
+"""What a caller asks of one generation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from neuron_artifacts.errors import RequestError
+
+MAX_LOGPROBS = 20
+MAX_N = 128
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Sampling options of one request, under vLLM's names and defaults.
+
+    ``temperature=0`` is greedy. ``top_k`` of 0 or -1 keeps every token. ``max_tokens=None``
+    means: until the context is full. ``seed=None`` draws a fresh one. ``logprobs=k`` returns the
+    sampled token's log-probability and those of the k likeliest tokens.
+
+    Raises
+    ------
+    RequestError
+        A value is out of range; ``param`` names it.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] | list[str] | str = ()
+    stop_token_ids: tuple[int, ...] | list[int] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    skip_special_tokens: bool = True
+    logit_bias: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        for check in (self._check_counts, self._check_reals, self._check_stops):
+            check()
+
+    def _check_counts(self) -> None:
+        _within("n", self.n, 1, MAX_N)
+        _within("top_k", self.top_k, -1, math.inf)
+        _within("min_tokens", self.min_tokens, 0, math.inf)
+        if self.max_tokens is not None:
+            _within("max_tokens", self.max_tokens, 1, math.inf)
+            if self.min_tokens > self.max_tokens:
+                raise RequestError(
+                    f"min_tokens ({self.min_tokens}) is larger than max_tokens "
+                    f"({self.max_tokens})", param="min_tokens",
+                )  # fmt: skip
+        if self.logprobs is not None:
+            _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+
+    def _check_reals(self) -> None:
+        _within("temperature", self.temperature, 0, 100)
+        if not 0 < self.top_p <= 1:
+            raise RequestError(f"top_p must be in (0, 1], got {self.top_p}", param="top_p")
+        _within("min_p", self.min_p, 0, 1)
+        _within("presence_penalty", self.presence_penalty, -2, 2)
+        _within("frequency_penalty", self.frequency_penalty, -2, 2)
+        if not 0 < self.repetition_penalty <= 100:
+            raise RequestError(
+                f"repetition_penalty must be in (0, 100], got {self.repetition_penalty}",
+                param="repetition_penalty",
+            )
+
+    def _check_stops(self) -> None:
+        if any(not isinstance(text, str) or not text for text in self.stop):
+            raise RequestError("stop strings must be non-empty text", param="stop")
+
+    def with_changes(self, **changes: object) -> SamplingParams:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also false for NaN
+        raise RequestError(f"{name} must be between {low} and {high}, got {value}", param=name)
