@@ -1,0 +1,177 @@
+"""Does a directory hold what its manifest promises, and can it be used here?"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from neuron_artifacts._files import DigestCache, hash_file
+from neuron_artifacts.artifact.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
+from neuron_artifacts.errors import (
+    CorruptError,
+    ExitCode,
+    IncompatibleError,
+    IncompleteError,
+    MissError,
+    ModelFormatError,
+    NeuronArtifactsError,
+)
+from neuron_artifacts.model.safetensors_header import read_header
+
+Status = Literal["ok", "missing", "incomplete", "corrupt", "incompatible"]
+Depth = Literal["quick", "full"]
+
+EXIT_CODES: dict[Status, ExitCode] = {
+    "ok": ExitCode.OK,
+    "missing": ExitCode.MISS,
+    "incomplete": ExitCode.CORRUPT,
+    "corrupt": ExitCode.CORRUPT,
+    "incompatible": ExitCode.INCOMPATIBLE,
+}
+
+_ERRORS: dict[Status, type[NeuronArtifactsError]] = {
+    "missing": MissError,
+    "incomplete": IncompleteError,
+    "corrupt": CorruptError,
+    "incompatible": IncompatibleError,
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of checking one directory; ``problems`` are one line each, worst first."""
+
+    path: Path
+    status: Status
+    depth: Depth
+    problems: tuple[str, ...] = ()
+    hint: str | None = None
+    manifest: Manifest | None = None
+    extra_files: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return EXIT_CODES[self.status]
+
+    def error(self, hint: str | None = None) -> NeuronArtifactsError:
+        """The typed error for a verdict other than ``ok``."""
+        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+        message = f"{self.path} is {self.status}: {self.problems[0]}{more}"
+        return _ERRORS[self.status](message, hint=hint or self.hint)
+
+
+def verify_artifact(
+    directory: Path,
+    depth: Depth = "quick",
+    *,
+    digests: DigestCache | None = None,
+    check_host: Callable[[Manifest], list[str]] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Verdict:
+    """Check a directory against its manifest.
+
+    ``quick`` reads the manifest, sizes and headers; ``full`` also every byte, or its digest
+    remembered in ``digests``. ``check_host`` lists what keeps this machine from running it.
+    Never raises for what it finds on disk.
+    """
+    try:
+        manifest = read_manifest(directory)
+    except NeuronArtifactsError as error:
+        status = next(name for name, cls in _ERRORS.items() if type(error) is cls)
+        return Verdict(directory, status, depth, (error.message,), error.hint)
+    missing, damaged = [], []
+    for file in manifest.files:
+        problem = _check_file(directory, file, depth, digests, on_bytes)
+        if problem:
+            (missing if problem.endswith("is missing") else damaged).append(problem)
+    if missing or damaged:
+        status = "corrupt" if damaged else "incomplete"
+        return Verdict(directory, status, depth, (*damaged, *missing), manifest=manifest)
+    extra = tuple(sorted(set(_walk(directory)) - {MANIFEST_NAME, *(f.path for f in manifest.files)}))
+    reasons = check_host(manifest) if check_host else []
+    if reasons:
+        hint = "compile it for this machine, or move it to one that can run it"
+        return Verdict(directory, "incompatible", depth, tuple(reasons), hint, manifest, extra)
+    return Verdict(directory, "ok", depth, manifest=manifest, extra_files=extra)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check ``artifact.json`` alone.
+
+    Raises
+    ------
+    MissError, IncompleteError, CorruptError, IncompatibleError
+        No directory, no manifest in it, a damaged one, one of another schema.
+    """
+    path = directory / MANIFEST_NAME
+    try:
+        return parse_manifest(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        if not directory.exists():
+            raise MissError("there is no such directory") from None
+        if directory.is_dir() and not any(directory.iterdir()):
+            raise MissError("the directory is empty") from None
+        raise IncompleteError(
+            f"it has no {MANIFEST_NAME}, so it is no artifact of ours, or an unfinished one"
+        ) from None
+    except OSError as error:
+        raise CorruptError(f"{MANIFEST_NAME} cannot be read: {error.strerror}") from None
+
+
+def _check_file(
+    directory: Path,
+    file: FileEntry,
+    depth: Depth,
+    digests: DigestCache | None,
+    on_bytes: Callable[[int], None] | None,
+) -> str | None:
+    path = directory / file.path
+    try:
+        if _has_link(directory, file.path):
+            return f"{file.path} is a symbolic link, or lies behind one"
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            return f"{file.path} is no regular file"
+        if status.st_size != file.size:
+            return f"{file.path} has {status.st_size} bytes where {file.size} were written"
+        problem = _check_header(path, file)
+        if problem or depth == "quick":
+            return problem
+        found = digests.digest(path, on_bytes) if digests else hash_file(path, on_bytes)
+        return None if found == file.sha256 else f"{file.path} has other bytes than were written"
+    except FileNotFoundError:
+        return f"{file.path} is missing"
+    except OSError as error:
+        return f"{file.path} cannot be read: {error.strerror}"
+
+
+def _check_header(path: Path, file: FileEntry) -> str | None:
+    if file.role == "weights":
+        try:
+            read_header(path)
+        except ModelFormatError:
+            return f"{file.path} has a damaged safetensors header"
+    elif file.role == "graph" and file.path.endswith(".so"):
+        with path.open("rb") as opened:
+            if opened.read(4) != b"\x7fELF":
+                return f"{file.path} is no shared object"
+    return None
+
+
+def _has_link(directory: Path, relative: str) -> bool:
+    path = directory
+    for part in relative.split("/"):
+        path = path / part
+        if path.is_symlink():
+            return True
+    return False
+
+
+def _walk(directory: Path) -> Iterator[str]:
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            yield (Path(folder) / name).relative_to(directory).as_posix()

@@ -1,0 +1,112 @@
+"""What a backend is: the port every compiler of graphs implements.
+
+``resolve`` is where a request meets a model and a toolchain: every default is filled in and the
+key is known, but nothing has been compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from neuron_artifacts.artifact import Manifest
+from neuron_artifacts.backends.runner import Runner
+from neuron_artifacts.key import ArtifactKey
+from neuron_artifacts.model import ModelFile, ModelSnapshot
+from neuron_artifacts.neuron_config import NeuronConfig
+from neuron_artifacts.spec import CompileSpec
+
+
+@dataclass(frozen=True)
+class GraphTask:
+    """One graph an artifact needs; two tasks with one digest compile to the same bytes."""
+
+    phase: str
+    bucket: int
+    digest: str
+    file: str
+
+
+@dataclass(frozen=True)
+class WeightTask:
+    """One weight file an artifact needs.
+
+    ``stored_as`` is ``None`` where the checkpoint's file is used as it is, else the dtype its
+    matrices are converted to. ``identity`` names the result before it exists.
+    """
+
+    source: ModelFile
+    stored_as: str | None
+    identity: tuple[str, str | None]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the artifact will take, in bytes, before anything is built."""
+
+    weights: int
+    cache: int
+    compile_job: int
+
+
+@dataclass(frozen=True)
+class GraphCost:
+    """What compiling one graph took."""
+
+    seconds: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class ResolvedSpec:
+    """A request with every default filled in. ``work`` is the backend's own."""
+
+    spec: CompileSpec
+    model: ModelSnapshot
+    backend: str
+    target: str
+    toolchain: Mapping[str, Any]
+    neuron_config: NeuronConfig
+    graphs: tuple[GraphTask, ...]
+    weights: tuple[WeightTask, ...]
+    key: ArtifactKey
+    estimate: Estimate
+    notes: tuple[str, ...]
+    work: Any
+
+
+class Backend(Protocol):
+    """Compiles, checks and runs one kind of artifact."""
+
+    name: str
+
+    def resolve(
+        self, spec: CompileSpec, model: ModelSnapshot, environ: Mapping[str, str]
+    ) -> ResolvedSpec:
+        """Fill in every default and derive the key.
+
+        Raises
+        ------
+        SpecError, UnsupportedModelError, ModelFormatError, ToolchainError
+        """
+        ...
+
+    def compile_graph(
+        self, resolved: ResolvedSpec, task: GraphTask, destination: Path
+    ) -> GraphCost:
+        """Compile one graph to ``destination``; may run in several threads at once."""
+        ...
+
+    def convert_weights(self, resolved: ResolvedSpec, task: WeightTask, destination: Path) -> None:
+        """Write the converted copy of one weight file."""
+        ...
+
+    def check_host(self, manifest: Manifest) -> list[str]:
+        """What keeps this machine from running the artifact, one line each."""
+        ...
+
+    def open_runner(self, directory: Path, manifest: Manifest, *, threads: int | None) -> Runner:
+        """Load a verified artifact. Never compiles."""
+        ...

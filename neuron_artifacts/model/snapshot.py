@@ -1,0 +1,196 @@
+"""A model as a set of files with digests, wherever it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from neuron_artifacts._files import DigestCache, is_safe_relative, load_json_object
+from neuron_artifacts.errors import ModelFormatError, ModelNotFoundError
+from neuron_artifacts.model.safetensors_header import TensorInfo, read_header
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+GENERATION_NAME = "generation_config.json"
+
+ASSET_NAMES = (
+    GENERATION_NAME, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json",
+    "merges.txt", "tokenizer.model",
+)  # fmt: skip
+"""Small files that decide what is served without shaping a graph."""
+
+MAX_JSON_BYTES = 64 << 20
+"""A model's JSON file larger than this is refused unread (large tokenizers take about 20 MB)."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One file of a model; ``path`` is ``None`` while it is only known to exist on the hub."""
+
+    name: str
+    size: int
+    path: Path | None
+    known_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelSnapshot:
+    """A model at one moment: its configuration and the files that belong to it.
+
+    ``name`` is the hub id or the folder's own name, for people; it never enters a key.
+    ``tensors`` maps each weight file to its safetensors header.
+    """
+
+    name: str
+    revision: str | None
+    root: Path | None
+    config: Mapping[str, Any]
+    weight_files: tuple[ModelFile, ...]
+    asset_files: tuple[ModelFile, ...]
+    tensors: Mapping[str, Mapping[str, TensorInfo]]
+    index: Mapping[str, Any] | None = None
+    digests: DigestCache = field(default_factory=DigestCache, compare=False)
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(file.size for file in self.weight_files)
+
+    @property
+    def all_tensors(self) -> dict[str, TensorInfo]:
+        """Every tensor of the checkpoint, over all its files."""
+        return {name: info for header in self.tensors.values() for name, info in header.items()}
+
+    def sha256(self, file: ModelFile, on_bytes: Callable[[int], None] | None = None) -> str:
+        """The file's digest: from the hub's metadata where it is there, else from the bytes."""
+        if file.known_sha256:
+            return file.known_sha256
+        if file.path is None:
+            raise ModelNotFoundError(f"{file.name} is not on this machine")
+        try:
+            return self.digests.digest(file.path, on_bytes)
+        except OSError as error:
+            raise ModelFormatError(f"{file.path} cannot be read: {error.strerror}") from error
+
+
+def read_folder(root: Path, *, name: str | None = None, revision: str | None = None,
+                known: Mapping[str, str] | None = None) -> ModelSnapshot:  # fmt: skip
+    """Read a checkpoint folder and check it for completeness, header by header.
+
+    ``known`` gives digests that somebody vouches for, by file name.
+
+    Raises
+    ------
+    ModelNotFoundError
+        No such folder.
+    ModelFormatError
+        A file is missing, cut short or malformed.
+    """
+    if not root.is_dir():
+        raise ModelNotFoundError(
+            f"{root} is not a folder", hint="name a model folder or a hub id, e.g. org/name"
+        )
+    known = known or {}
+    config = read_json(root / CONFIG_NAME)
+    names, index = _weight_names(root)
+    weights = tuple(_file(root, file, known) for file in names)
+    tensors = {file.name: read_header(_local(file)) for file in weights}
+    _check_index(root, index, tensors)
+    assets = tuple(_file(root, asset, known) for asset in ASSET_NAMES if (root / asset).is_file())
+    return ModelSnapshot(
+        name=name or root.resolve().name, revision=revision, root=root, config=config,
+        weight_files=weights, asset_files=assets, tensors=tensors, index=index,
+    )  # fmt: skip
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a model, or a ModelFormatError that names the file and the trouble."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ModelFormatError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
+        return load_json_object(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelFormatError(
+            f"{path.parent} has no {path.name}",
+            hint="name a folder in Hugging Face layout: config.json beside model*.safetensors",
+        ) from None
+    except OSError as error:
+        raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelFormatError(f"{path} is not usable JSON: {error}") from None
+
+
+def shard_names(index: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    """The weight files a ``model.safetensors.index.json`` names, in order.
+
+    Raises
+    ------
+    ModelFormatError
+        The map is missing or malformed, or a name would leave the folder.
+    """
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelFormatError(f"{where} has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if not is_safe_relative(name) or not name.endswith(".safetensors"):
+            raise ModelFormatError(f"{where} names a weight file that is refused: {name!r}")
+    return tuple(names)
+
+
+def _weight_names(root: Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+    index_path = root / INDEX_NAME
+    if index_path.is_file():
+        index = read_json(index_path)
+        return shard_names(index, str(index_path)), index
+    if (root / SINGLE_NAME).is_file():
+        return (SINGLE_NAME,), None
+    pickled = sorted(p.name for p in [*root.glob("*.bin"), *root.glob("*.pt"), *root.glob("*.pth")])
+    if pickled:
+        raise ModelFormatError(
+            f"{root} has its weights only as {pickled[0]}, a pickle, which is never loaded",
+            hint="save the model with safe_serialization=True",
+        )
+    raise ModelFormatError(
+        f"{root} has no weights: neither {SINGLE_NAME} nor {INDEX_NAME}",
+        hint="download the model whole, or export it with save_pretrained",
+    )
+
+
+def _file(root: Path, name: str, known: Mapping[str, str]) -> ModelFile:
+    path = root / name
+    try:
+        return ModelFile(name, path.stat().st_size, path, known.get(name))
+    except FileNotFoundError:
+        raise ModelFormatError(
+            f"{root} lacks {name}, which its index names", hint="download the model whole"
+        ) from None
+    except OSError as error:
+        raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _local(file: ModelFile) -> Path:
+    if file.path is None:
+        raise ModelNotFoundError(f"{file.name} is not on this machine")
+    return file.path
+
+
+def _check_index(
+    root: Path,
+    index: Mapping[str, Any] | None,
+    tensors: Mapping[str, Mapping[str, TensorInfo]],
+) -> None:
+    seen: dict[str, str] = {}
+    for file, header in tensors.items():
+        for tensor in header:
+            if seen.setdefault(tensor, file) != file:
+                raise ModelFormatError(f"{root} holds {tensor} twice: {seen[tensor]} and {file}")
+    for tensor, file in (index or {}).get("weight_map", {}).items():
+        if seen.get(tensor) != file:
+            raise ModelFormatError(
+                f"{root}: {INDEX_NAME} places {tensor} in {file}, which does not hold it",
+                hint="download the model whole",
+            )

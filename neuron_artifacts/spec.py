@@ -1,0 +1,248 @@
+"""What was asked: flags over environment over a YAML file over defaults, each with its origin."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuron_artifacts.errors import SpecError
+
+ENVIRONMENT_PREFIX = "NEURON_ARTIFACTS_"
+
+ALIASES = {
+    "tensor_parallel_size": "tp_degree",
+    "max_num_seqs": "batch_size",
+    "max_model_len": "seq_len",
+    "dtype": "torch_dtype",
+}
+"""vLLM's spellings of the same options."""
+
+DTYPES = {
+    "auto": "auto", "float32": "float32", "fp32": "float32", "float": "float32",
+    "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16", "fp16": "float16",
+    "half": "float16", "torch.float32": "float32", "torch.bfloat16": "bfloat16",
+    "torch.float16": "float16",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CompileSpec:
+    """A request to compile; ``None`` means that the backend decides.
+
+    ``extra`` holds entries of ``override_neuron_config`` that are no field here: the backend
+    honours or refuses each by name. ``origins`` says where each field's value came from.
+    """
+
+    model: str
+    revision: str | None
+    backend: str
+    target: str
+    tp_degree: int
+    batch_size: int
+    seq_len: int | None
+    max_context_length: int | None
+    enable_bucketing: bool
+    context_encoding_buckets: tuple[int, ...] | None
+    token_generation_buckets: tuple[int, ...] | None
+    torch_dtype: str
+    store: str
+    output: str | None
+    jobs: int | None
+    extra: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+
+def resolve_spec(
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+) -> CompileSpec:
+    """Merge the four sources; ``None`` among ``flags`` means not given.
+
+    ``override_neuron_config`` is laid over the result last, as vLLM does.
+
+    Raises
+    ------
+    SpecError
+        An unknown name, a value of the wrong type or range, or no model at all.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {name: default for name, (_, default) in _FIELDS.items()}
+    origins = dict.fromkeys(values, "default")
+    layers = (
+        (_read_file(config_file), f"file {config_file}"),
+        (_read_environment(environ), "environment"),
+        ({name: value for name, value in flags.items() if value is not None}, "flag"),
+    )
+    for layer, origin in layers:
+        _lay_over(values, origins, layer, origin)
+    extra = _apply_override(values, origins)
+    if not values["model"]:
+        raise SpecError("no model given", hint="name a model folder or a hub id, e.g. org/name")
+    return CompileSpec(extra=extra, origins=origins, **values)
+
+
+def _lay_over(
+    values: dict[str, Any], origins: dict[str, str], layer: Mapping[str, Any], origin: str
+) -> None:
+    seen: dict[str, str] = {}
+    for spelled, raw in layer.items():
+        name = _canonical_name(spelled, origin)
+        if seen.setdefault(name, spelled) != spelled:
+            raise SpecError(f"{seen[name]} and {spelled} are the same option", hint="give one")
+        values[name] = _FIELDS[name][0](spelled, raw)
+        origins[name] = f"{origin} {ENVIRONMENT_PREFIX}{name.upper()}" if (
+            origin == "environment"
+        ) else origin  # fmt: skip
+
+
+def _apply_override(values: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
+    override = values.pop("override_neuron_config") or {}
+    origin = origins.pop("override_neuron_config")
+    extra = {}
+    for spelled, raw in override.items():
+        name = ALIASES.get(spelled, spelled)
+        if name in _OVERRIDABLE:
+            values[name] = _FIELDS[name][0](f"override_neuron_config.{spelled}", raw)
+            origins[name] = f"override_neuron_config ({origin})"
+        else:
+            extra[spelled] = raw
+    return extra
+
+
+def _canonical_name(spelled: str, origin: str) -> str:
+    name = str(spelled).replace("-", "_")
+    name = ALIASES.get(name, name)
+    if name in _FIELDS:
+        return name
+    near = difflib.get_close_matches(name, [*_FIELDS, *ALIASES], n=1)
+    raise SpecError(
+        f"unknown option {spelled!r} in {origin}",
+        hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_FIELDS)}",
+    )
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: environ[variable]
+        for name in _FIELDS
+        if environ.get(variable := ENVIRONMENT_PREFIX + name.upper())
+    }
+
+
+def _read_file(path: Path | None) -> Mapping[str, Any]:
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        line = str(error).splitlines()[0]
+        raise SpecError(f"{path} is not valid YAML: {line}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SpecError(f"{path} must hold a mapping of option names to values")
+    return {name: value for name, value in content.items() if value is not None}
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, (str, Path)) and str(value):
+        return str(value)
+    raise SpecError(f"{name} must be text, got {value!r}")
+
+
+def _count(name: str, value: Any) -> int:
+    if isinstance(value, str):
+        try:
+            value = int(value.strip())
+        except ValueError:
+            raise SpecError(f"{name} must be a whole number, got {value!r}") from None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SpecError(f"{name} must be a whole number, got {value!r}")
+    if not 1 <= value <= 1 << 30:
+        raise SpecError(f"{name} must be between 1 and {1 << 30}, got {value}")
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    if isinstance(value, bool):
+        return value
+    raise SpecError(f"{name} must be true or false, got {value!r}")
+
+
+def _counts(name: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, str):
+        value = [part for part in value.strip().strip("[]").replace(",", " ").split() if part]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, (list, tuple)):
+        raise SpecError(f"{name} must be a list of lengths, e.g. 128,512, got {value!r}")
+    return tuple(_count(name, item) for item in value)
+
+
+def _dtype(name: str, value: Any) -> str:
+    if isinstance(value, str) and value.lower() in DTYPES:
+        return DTYPES[value.lower()]
+    raise SpecError(
+        f"{name} {value!r} is not known", hint="one of auto, float32, bfloat16, float16"
+    )
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise SpecError(f"{name} is not JSON: {error}") from None
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise SpecError(f"{name} must be a JSON object, got {value!r}")
+    if not _is_finite(value):
+        raise SpecError(f"{name} holds NaN or an infinity")
+    return value
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+_FIELDS: dict[str, tuple[Callable[[str, Any], Any], Any]] = {
+    "model": (_text, None),
+    "revision": (_text, None),
+    "backend": (_text, "cpu"),
+    "target": (_text, "native"),
+    "tp_degree": (_count, 1),
+    "batch_size": (_count, 1),
+    "seq_len": (_count, None),
+    "max_context_length": (_count, None),
+    "enable_bucketing": (_flag, True),
+    "context_encoding_buckets": (_counts, None),
+    "token_generation_buckets": (_counts, None),
+    "torch_dtype": (_dtype, "auto"),
+    "override_neuron_config": (_object, None),
+    "store": (_text, "."),
+    "output": (_text, None),
+    "jobs": (_count, None),
+}
+
+_OVERRIDABLE = frozenset(_FIELDS) - {
+    "model", "revision", "backend", "target", "store", "output", "jobs", "override_neuron_config",
+}  # fmt: skip

@@ -1,0 +1,129 @@
+"""A local store: artifacts by key, and the house-keeping around them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from neuron_artifacts._files import DigestCache
+from neuron_artifacts.artifact import MANIFEST_NAME, Manifest, read_manifest
+from neuron_artifacts.errors import NeuronArtifactsError, StoreError
+from neuron_artifacts.store.owner import Owner, is_abandoned
+from neuron_artifacts.store.staging import Staging, rename_without_replacing, storing
+
+STORE_NAME = "neuron-compiled-artifacts"
+
+
+class LocalStore:
+    """Artifacts below ``<base>/neuron-compiled-artifacts/<key>/``.
+
+    ``base`` may be that directory itself. Beside the keys lie ``.staging`` (work in progress),
+    ``.locks`` (which only save work) and ``.set-aside`` (what was found broken).
+    """
+
+    def __init__(self, base: Path, digests: DigestCache | None = None) -> None:
+        base = base.expanduser()
+        self.root = (base if base.name == STORE_NAME else base / STORE_NAME).absolute()
+        self.digests = digests or DigestCache()
+
+    def path(self, key: str) -> Path:
+        return self.root / key
+
+    def manifests(self) -> Iterator[tuple[Path, Manifest]]:
+        """Artifacts with a readable manifest, newest first."""
+        for path in self.directories():
+            try:
+                yield path, read_manifest(path)
+            except NeuronArtifactsError:
+                continue
+
+    def directories(self) -> list[Path]:
+        """Everything that lies where an artifact would, readable or not, newest first."""
+        try:
+            found = [p for p in self.root.iterdir() if not p.name.startswith(".") and p.is_dir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StoreError(f"{self.root} cannot be read: {error.strerror}") from error
+        return sorted(found, key=_written, reverse=True)
+
+    def stage(self, key: str, destination: Path | None = None) -> Staging:
+        """A staging directory on the file system where the artifact will be published."""
+        destination = destination or self.path(key)
+        if destination.parent == self.root:
+            return Staging(self.root / ".staging", key[:16], self.digests)
+        return Staging(destination.parent, f".{destination.name}.staging", self.digests)
+
+    def set_aside(self, directory: Path) -> Path:
+        """Move a broken artifact out of the way; nothing is deleted."""
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        inside = directory.parent == self.root
+        parent = self.root / ".set-aside" if inside else directory.parent
+        base = directory.name if inside else f"{directory.name}.set-aside"
+        with storing(directory):
+            parent.mkdir(parents=True, exist_ok=True)
+            for attempt in range(1000):
+                target = parent / f"{base}-{stamp}{f'-{attempt}' if attempt else ''}"
+                if rename_without_replacing(directory, target):
+                    return target
+        raise StoreError(f"{directory} cannot be set aside: too many like it", hint=f"clear {parent}")
+
+    def collect_abandoned(self, destination: Path | None = None) -> list[Path]:
+        """Remove temporary directories whose writer is gone; those of the living stay."""
+        candidates = list((self.root / ".staging").glob("*"))
+        if destination and destination.parent != self.root:
+            candidates += destination.parent.glob(f".{destination.name}.staging-*")
+        gone = [path for path in candidates if path.is_dir() and is_abandoned(path)]
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
+        return gone
+
+    @contextmanager
+    def building(self, key: str, on_wait: Callable[[str, float], None]) -> Iterator[None]:
+        """Hold the build lock of a key, so that work is not done twice.
+
+        ``on_wait(holder, seconds)`` is called now and then while another process holds it. A
+        file system on which locks do not work costs double work, nothing else.
+        """
+        from filelock import FileLock, Timeout
+
+        path = self.root / ".locks" / f"{key}.lock"
+        with storing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        lock, began = FileLock(path), time.monotonic()
+        while True:
+            try:
+                lock.acquire(timeout=0 if not on_wait else 1.0, poll_interval=0.1)
+                break
+            except Timeout:
+                on_wait(_read_holder(path), time.monotonic() - began)
+            except (OSError, NotImplementedError):
+                yield
+                return
+        try:
+            _holder_path(path).write_bytes(Owner.current().dump())
+            yield
+        finally:
+            lock.release()
+
+
+def _holder_path(lock: Path) -> Path:
+    return lock.with_suffix(".holder")
+
+
+def _read_holder(lock: Path) -> str:
+    from neuron_artifacts.store.owner import read_owner
+
+    owner = read_owner(_holder_path(lock))
+    return f"process {owner.pid} on {owner.host}" if owner else "another process"
+
+
+def _written(path: Path) -> float:
+    try:
+        return os.stat(path / MANIFEST_NAME).st_mtime
+    except OSError:
+        return 0.0
