@@ -1,5 +1,54 @@
-"""Compile LLMs for AWS Neuron ahead of deployment, and serve exactly what was compiled."""
+"""Compile LLMs for AWS Neuron ahead of deployment, and serve exactly what was compiled.
+
+::
+
+    import neuron_artifacts
+
+    outcome = neuron_artifacts.compile("org/model", batch_size=4, seq_len=2048)
+    with neuron_artifacts.load(outcome.path) as llm:
+        params = neuron_artifacts.SamplingParams(temperature=0.8, top_p=0.95, max_tokens=64)
+        for output in llm.generate(["Hello, my name is"], params):
+            print(output.outputs[0].text)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from neuron_artifacts._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from neuron_artifacts.api import LLM, compile, load
+    from neuron_artifacts.errors import NeuronArtifactsError
+    from neuron_artifacts.runtime.outputs import CompletionOutput, RequestOutput
+    from neuron_artifacts.runtime.params import SamplingParams
+
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "NeuronArtifactsError",
+    "RequestOutput",
+    "SamplingParams",
+    "__version__",
+    "compile",
+    "load",
+]
+
+_HOMES = {
+    "LLM": "api",
+    "compile": "api",
+    "load": "api",
+    "NeuronArtifactsError": "errors",
+    "CompletionOutput": "runtime.outputs",
+    "RequestOutput": "runtime.outputs",
+    "SamplingParams": "runtime.params",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used: the command line starts without numpy, pydantic or the engine.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from neuron_artifacts.errors import SpecError
@@ -54,7 +55,7 @@ def generate_buckets(low: int, high: int) -> tuple[int, ...]:
 
 
 def default_buckets(maximum: int, *, enabled: bool) -> tuple[int, ...]:
-    """The list for one phase: a single bucket where bucketing is off or there is little to split."""
+    """The list for one phase: a single bucket where bucketing is off."""
     return generate_buckets(MIN_BUCKET, maximum) if enabled else (maximum,)
 
 
@@ -69,11 +70,9 @@ def check_buckets(name: str, buckets: tuple[int, ...], maximum: int, maximum_nam
     shown = ", ".join(map(str, buckets))
     if not buckets or buckets[0] < 1:
         raise SpecError(f"{name} must hold positive lengths, got [{shown}]")
-    if any(b <= a for a, b in zip(buckets, buckets[1:], strict=False)):
+    if any(b <= a for a, b in pairwise(buckets)):
         fixed = ",".join(map(str, sorted(set(buckets))))
-        raise SpecError(
-            f"{name} must ascend without repeats, got [{shown}]", hint=f"write {fixed}"
-        )
+        raise SpecError(f"{name} must ascend without repeats, got [{shown}]", hint=f"write {fixed}")
     if buckets[-1] > maximum:
         raise SpecError(
             f"{name} ends at {buckets[-1]}, beyond {maximum_name} {maximum}",

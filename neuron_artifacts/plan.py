@@ -16,12 +16,14 @@ Action = Literal["hit", "relink", "partial", "miss"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """An artifact found in a store. ``status`` is what checking it gave, if it was checked."""
+    """An artifact with a readable manifest; ``bad_files`` are those that do not hold.
+
+    Even a damaged artifact lends its sound files, so that only what must be is compiled again.
+    """
 
     path: Path
     manifest: Manifest
-    status: Status = "ok"
-    problems: tuple[str, ...] = ()
+    bad_files: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -108,19 +110,18 @@ def decide(
     Parameters
     ----------
     candidates:
-        Artifacts with a readable manifest, the preferred first; those whose status is not
-        ``ok`` or ``incompatible`` lend nothing.
+        Artifacts with a readable manifest, the preferred first.
     broken:
         What must be set aside, passed through for the report.
     force:
         Compile every graph even if all exist.
     """
     known = [c for c in candidates if c.manifest.backend == resolved.backend]
-    sound = [c for c in known if c.status in ("ok", "incompatible")]
     key = resolved.key.key
-    hit = next((c for c in sound if c.manifest.key == key), None) if not force else None
-    weights = _weight_steps(resolved.weights, sound)
-    graphs = _graph_steps(resolved.graphs, [] if force else sound)
+    whole = [c for c in known if c.manifest.key == key and not c.bad_files]
+    hit = whole[0] if whole and not force else None
+    weights = _weight_steps(resolved.weights, known)
+    graphs = _graph_steps(resolved.graphs, [] if force else known)
     fresh = sum(not step.reused for step in graphs)
     action: Action = (
         "hit" if hit else "relink" if not fresh else "partial" if fresh < len(graphs) else "miss"
@@ -137,7 +138,8 @@ def _graph_steps(
     found: dict[str, tuple[Candidate, GraphEntry]] = {}
     for candidate in candidates:
         for entry in candidate.manifest.graphs:
-            found.setdefault(entry.digest, (candidate, entry))
+            if entry.file not in candidate.bad_files:
+                found.setdefault(entry.digest, (candidate, entry))
     steps = []
     for task in tasks:
         if task.digest in found:
@@ -157,12 +159,10 @@ def _weight_steps(
         digests = {file.path: file.sha256 for file in candidate.manifest.files}
         for name, entry in _weight_entries(candidate.manifest):
             path = f"weights/{name}"
-            if path in digests and "sha256" in entry:
+            if path in digests and path not in candidate.bad_files and "sha256" in entry:
                 identity = (entry["sha256"], entry.get("stored_as"))
                 found.setdefault(identity, (candidate.path / path, digests[path]))
-    return tuple(
-        WeightStep(task, *found.get(task.identity, (None, None))) for task in tasks
-    )
+    return tuple(WeightStep(task, *found.get(task.identity, (None, None))) for task in tasks)
 
 
 def _weight_entries(manifest: Manifest) -> list[tuple[str, Mapping[str, str]]]:
@@ -184,9 +184,3 @@ def _nearest(resolved: ResolvedSpec, candidates: Iterable[Candidate]) -> Nearest
         return None
     rows = diff_documents(ranked[0].manifest.document, resolved.key.document)
     return Nearest(ranked[0].path, ranked[0].manifest.key, tuple(rows))
-
-
-__all__ = [
-    "Action", "Broken", "Candidate", "Decision", "GraphStep", "Nearest", 
-    "WeightStep", "decide",
-]  # fmt: skip

@@ -161,7 +161,9 @@ def _check_consistency(manifest: Manifest) -> None:
         if not is_safe_relative(file.path) or file.path == MANIFEST_NAME:
             raise CorruptError(f"{MANIFEST_NAME} lists a file outside the artifact: {file.path!r}")
         if file.role not in get_args(Role):
-            raise CorruptError(f"{MANIFEST_NAME} gives {file.path!r} the unknown role {file.role!r}")
+            raise CorruptError(
+                f"{MANIFEST_NAME} gives {file.path!r} the unknown role {file.role!r}"
+            )
     lacking = [graph.file for graph in manifest.graphs if graph.file not in paths]
     if lacking:
         raise CorruptError(f"{MANIFEST_NAME} has a graph without a file: {lacking[0]!r}")

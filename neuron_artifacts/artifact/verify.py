@@ -40,6 +40,8 @@ _ERRORS: dict[Status, type[NeuronArtifactsError]] = {
     "incompatible": IncompatibleError,
 }
 
+_IS_MISSING = "is missing"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -52,6 +54,7 @@ class Verdict:
     hint: str | None = None
     manifest: Manifest | None = None
     extra_files: tuple[str, ...] = ()
+    bad_files: frozenset[str] = frozenset()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -83,15 +86,21 @@ def verify_artifact(
     except NeuronArtifactsError as error:
         status = next(name for name, cls in _ERRORS.items() if type(error) is cls)
         return Verdict(directory, status, depth, (error.message,), error.hint)
-    missing, damaged = [], []
-    for file in manifest.files:
-        problem = _check_file(directory, file, depth, digests, on_bytes)
-        if problem:
-            (missing if problem.endswith("is missing") else damaged).append(problem)
-    if missing or damaged:
-        status = "corrupt" if damaged else "incomplete"
-        return Verdict(directory, status, depth, (*damaged, *missing), manifest=manifest)
-    extra = tuple(sorted(set(_walk(directory)) - {MANIFEST_NAME, *(f.path for f in manifest.files)}))
+    checked = [
+        (file.path, _check_file(directory, file, depth, digests, on_bytes))
+        for file in manifest.files
+    ]
+    bad = {path: problem for path, problem in checked if problem}
+    if bad:
+        # What is merely absent comes last: damage is the graver news.
+        problems = sorted(bad.values(), key=lambda text: text.endswith(_IS_MISSING))
+        status = "incomplete" if problems[0].endswith(_IS_MISSING) else "corrupt"
+        return Verdict(
+            directory, status, depth, tuple(problems), manifest=manifest, bad_files=frozenset(bad)
+        )
+    extra = tuple(
+        sorted(set(_walk(directory)) - {MANIFEST_NAME, *(f.path for f in manifest.files)})
+    )
     reasons = check_host(manifest) if check_host else []
     if reasons:
         hint = "compile it for this machine, or move it to one that can run it"
@@ -144,7 +153,7 @@ def _check_file(
         found = digests.digest(path, on_bytes) if digests else hash_file(path, on_bytes)
         return None if found == file.sha256 else f"{file.path} has other bytes than were written"
     except FileNotFoundError:
-        return f"{file.path} is missing"
+        return f"{file.path} {_IS_MISSING}"
     except OSError as error:
         return f"{file.path} cannot be read: {error.strerror}"
 

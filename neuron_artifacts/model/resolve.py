@@ -11,7 +11,9 @@ from neuron_artifacts.model.snapshot import ModelSnapshot, read_folder
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def resolve_model(model: str, *, revision: str | None = None, weights: bool = True) -> ModelSnapshot:
+def resolve_model(
+    model: str, *, revision: str | None = None, weights: bool = True
+) -> ModelSnapshot:
     """Read the model named ``model``.
 
     With ``weights=False`` a hub model's weight files are described from the hub's metadata and

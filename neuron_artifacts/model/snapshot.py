@@ -54,6 +54,12 @@ class ModelSnapshot:
     tensors: Mapping[str, Mapping[str, TensorInfo]]
     index: Mapping[str, Any] | None = None
     digests: DigestCache = field(default_factory=DigestCache, compare=False)
+    _hashed: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def source(self) -> str:
+        """What to name to get this model again: the hub id, or the folder's place."""
+        return self.name if self.revision or not self.root else str(self.root.absolute())
 
     @property
     def weight_bytes(self) -> int:
@@ -68,12 +74,14 @@ class ModelSnapshot:
         """The file's digest: from the hub's metadata where it is there, else from the bytes."""
         if file.known_sha256:
             return file.known_sha256
-        if file.path is None:
-            raise ModelNotFoundError(f"{file.name} is not on this machine")
-        try:
-            return self.digests.digest(file.path, on_bytes)
-        except OSError as error:
-            raise ModelFormatError(f"{file.path} cannot be read: {error.strerror}") from error
+        if file.name not in self._hashed:
+            if file.path is None:
+                raise ModelNotFoundError(f"{file.name} is not on this machine")
+            try:
+                self._hashed[file.name] = self.digests.digest(file.path, on_bytes)
+            except OSError as error:
+                raise ModelFormatError(f"{file.path} cannot be read: {error.strerror}") from error
+        return self._hashed[file.name]
 
 
 def read_folder(root: Path, *, name: str | None = None, revision: str | None = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -70,7 +69,9 @@ class LocalStore:
                 target = parent / f"{base}-{stamp}{f'-{attempt}' if attempt else ''}"
                 if rename_without_replacing(directory, target):
                     return target
-        raise StoreError(f"{directory} cannot be set aside: too many like it", hint=f"clear {parent}")
+        raise StoreError(
+            f"{directory} cannot be set aside: too many like it", hint=f"clear {parent}"
+        )
 
     def collect_abandoned(self, destination: Path | None = None) -> list[Path]:
         """Remove temporary directories whose writer is gone; those of the living stay."""
@@ -124,6 +125,6 @@ def _read_holder(lock: Path) -> str:
 
 def _written(path: Path) -> float:
     try:
-        return os.stat(path / MANIFEST_NAME).st_mtime
+        return (path / MANIFEST_NAME).stat().st_mtime
     except OSError:
         return 0.0

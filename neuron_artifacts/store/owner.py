@@ -26,7 +26,9 @@ class Owner:
 
     @classmethod
     def current(cls) -> Owner:
-        return cls(socket.gethostname(), _boot_id(), _pid_namespace(), os.getpid(), _started("self"))
+        return cls(
+            socket.gethostname(), _boot_id(), _pid_namespace(), os.getpid(), _started("self")
+        )
 
     def dump(self) -> bytes:
         return json.dumps(asdict(self)).encode()

@@ -14,7 +14,8 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -134,7 +135,7 @@ class Staging:
         with storing(destination):
             data = manifest.dump()
             self._write_synced(self.path / MANIFEST_NAME, data)
-            (self.path / OWNER_NAME).unlink()
+            (self.path / OWNER_NAME).unlink(missing_ok=True)
             for folder in sorted({self.path, *(p for p in self.path.rglob("*") if p.is_dir())}):
                 sync_directory(folder)
             destination.parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +168,7 @@ class Staging:
 
     @staticmethod
     def _write_synced(path: Path, data: bytes) -> None:
+        path.unlink(missing_ok=True)
         with path.open("wb") as file:
             file.write(data)
             file.flush()
@@ -174,29 +176,23 @@ class Staging:
         path.chmod(READ_ONLY)
 
 
-class storing:  # noqa: N801 - reads as a verb where it is used
-    """Turns an OSError while writing below ``path`` into an error with a hint."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an OSError while writing below ``path`` into an error with a hint."""
+    try:
+        yield
+    except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
-                f"no space left while writing {self._path}",
+                f"no space left while writing {path}",
                 hint="free space there, or choose another place with --store",
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise StoreError(
-                f"{self._path} cannot be written: {error.strerror}",
+                f"{path} cannot be written: {error.strerror}",
                 hint="choose a writable place with --store DIR or --output DIR",
             ) from error
-        raise StoreError(f"{error.filename or self._path}: {error.strerror}") from error
+        raise StoreError(f"{error.filename or path}: {error.strerror or error}") from error
 
 
 def rename_without_replacing(source: Path, destination: Path) -> bool:

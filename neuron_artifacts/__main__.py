@@ -1,0 +1,4 @@
+from neuron_artifacts.cli import main
+
+if __name__ == "__main__":
+    main()

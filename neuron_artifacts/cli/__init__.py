@@ -1,0 +1,14 @@
+"""The command line: parse, call, render; nothing else.
+
+Data goes to standard output, talk to standard error. Every command takes ``--json``. Exit codes
+are those of :class:`neuron_artifacts.errors.ExitCode`.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Entry point of ``neuron-artifacts``."""
+    from neuron_artifacts.cli._app import build_app
+
+    build_app()()

@@ -1,0 +1,77 @@
+"""The application: which commands there are."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated
+
+import typer
+
+from neuron_artifacts._version import __version__
+from neuron_artifacts.cli import (
+    _output,
+    compile_,
+    diff,
+    doctor,
+    generate,
+    inspect_,
+    key,
+    list_,
+    lookup,
+    serve,
+    validate,
+)
+from neuron_artifacts.cli._errors import handle_errors
+from neuron_artifacts.cli._options import takes_spec
+
+HELP = """Compile a Hugging Face model ahead of time, and serve exactly what was compiled.
+
+Exit codes: 0 ok or hit, 1 error, 2 usage, 3 miss, 4 incompatible, 5 corrupt, 6 untrusted,
+7 refused by preflight, 130 interrupted.
+"""
+
+
+COMMANDS = {
+    "compile": takes_spec(compile_.compile_command),
+    "cache-lookup": takes_spec(lookup.lookup_command),
+    "key": takes_spec(key.key_command),
+    "diff": diff.diff_command,
+    "list": list_.list_command,
+    "inspect": inspect_.inspect_command,
+    "validate": validate.validate_command,
+    "serve": serve.serve_command,
+    "generate": generate.generate_command,
+    "doctor": doctor.doctor_command,
+}
+
+
+def build_app() -> typer.Typer:
+    """Every command, each run under the one error handler."""
+    app = typer.Typer(
+        name="neuron-artifacts", no_args_is_help=True,
+        pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
+    app.callback(help=_reflow(HELP))(_root)
+    for name, command in COMMANDS.items():
+        app.command(name, help=_reflow(command.__doc__ or ""))(handle_errors(command))
+    return app
+
+
+def _version(value: bool) -> None:
+    if value:
+        _output.write(f"neuron-artifacts {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _reflow(text: str) -> str:
+    """Paragraphs on one line each, so that the terminal's width decides where they break."""
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

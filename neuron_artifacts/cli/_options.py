@@ -1,0 +1,109 @@
+"""The options that make a compile request, declared once for every command that takes one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neuron_artifacts.spec import CompileSpec, resolve_spec
+
+MODEL = "Model"
+CONFIG = "Neuron configuration"
+PLACE = "Where"
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print data as JSON on standard output.")]
+
+
+def _option(panel: str, *names: str, metavar: str, text: str) -> Any:
+    option = typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel)
+    return Annotated[str | None, option]
+
+
+# All values arrive as text: one place, the spec, judges them, whatever their origin.
+SPEC_OPTIONS: dict[str, Any] = {
+    "model": Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A model folder or a hub id (org/name).")
+    ],
+    "revision": _option(
+        MODEL, "--revision", metavar="REV", text="Branch, tag or commit of a hub model."
+    ),
+    "backend": _option(CONFIG, "--backend", metavar="NAME", text="Who compiles. (default: cpu)"),
+    "target": _option(
+        CONFIG, "--target", metavar="NAME",
+        text="What the graphs run on: native, x86-64-v3, x86-64-v4, x86-64-v4-bf16, aarch64. "
+        "(default: native)",
+    ),
+    "tp_degree": _option(
+        CONFIG, "--tp-degree", "--tensor-parallel-size", metavar="N", text="Tensor-parallel ranks."
+    ),
+    "batch_size": _option(
+        CONFIG, "--batch-size", "--max-num-seqs", metavar="N",
+        text="Slots: sequences served at once. (default: 1)",
+    ),
+    "seq_len": _option(
+        CONFIG, "--seq-len", "--max-model-len", metavar="N",
+        text="Positions of a slot, prompt and answer together. (default: the model's, up to 2048)",
+    ),
+    "max_context_length": _option(
+        CONFIG, "--max-context-length", metavar="N", text="Longest prompt. (default: seq_len)"
+    ),
+    "context_encoding_buckets": _option(
+        CONFIG, "--context-encoding-buckets", metavar="N,N,…",
+        text="Prompt lengths to compile for. (default: powers of two from 128)",
+    ),
+    "token_generation_buckets": _option(
+        CONFIG, "--token-generation-buckets", metavar="N,N,…",
+        text="Sequence lengths to compile decoding for. (default: powers of two from 128)",
+    ),
+    "torch_dtype": _option(
+        CONFIG, "--torch-dtype", "--dtype", metavar="NAME",
+        text="What to compute in: auto, float32, bfloat16. (default: auto)",
+    ),
+    "override_neuron_config": _option(
+        CONFIG, "--override-neuron-config", metavar="JSON",
+        text="NeuronConfig fields laid over everything else.",
+    ),
+    "store": _option(
+        PLACE, "--store", metavar="DIR",
+        text="Artifacts lie in DIR/neuron-compiled-artifacts/<key>. (default: .)",
+    ),
+    "output": _option(
+        PLACE, "--output", metavar="DIR",
+        text="Put the artifact at DIR itself. (default: $NEURON_COMPILED_ARTIFACTS, else by key)",
+    ),
+    "jobs": _option(PLACE, "--jobs", metavar="N", text="Compilers at once. (default: all cores)"),
+}  # fmt: skip
+
+_CONFIG_FILE = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE.yaml", rich_help_panel=CONFIG,
+        help="Options from a YAML file; flags and NEURON_ARTIFACTS_* variables win over it.",
+    ),
+]  # fmt: skip
+
+
+def takes_spec(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Give a command every spec option; it receives the merged ``spec`` instead of them."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.name != "spec"]
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in {**SPEC_OPTIONS, "config": _CONFIG_FILE}.items()
+    ]
+
+    @functools.wraps(command)
+    def run(**kwargs: Any) -> int | None:
+        flags = {name: kwargs.pop(name) for name in SPEC_OPTIONS}
+        spec: CompileSpec = resolve_spec(flags, config_file=kwargs.pop("config"))
+        return command(spec=spec, **kwargs)
+
+    parameters = [*added, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run

@@ -1,0 +1,189 @@
+"""``doctor``: what this machine can do, and which variables would count."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from neuron_artifacts.cli import _output
+from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.errors import NeuronArtifactsError
+from neuron_artifacts.spec import _FIELDS, ENVIRONMENT_PREFIX
+
+State = Literal["ok", "warning", "problem", "info"]
+
+HUB_TIMEOUT_SECONDS = 5
+
+VARIABLES = {
+    "NEURON_COMPILED_ARTIFACTS": "where compile puts the artifact and serve finds it",
+    "HF_ENDPOINT": "the hub to ask",
+    "HF_TOKEN": "the token for it (not shown)",
+    "HF_HOME": "where hub downloads are kept",
+    "HF_HUB_CACHE": "where hub downloads are kept",
+    "HF_HUB_OFFLINE": "only what is downloaded already is used",
+    "VLLM_API_KEY": "the key serve requires (not shown)",
+    "NEURON_ARTIFACTS_API_KEY": "the key serve requires (not shown)",
+    "NEURON_ARTIFACTS_CC": "the C compiler",
+    "CC": "the C compiler, after NEURON_ARTIFACTS_CC",
+    "NEURON_ARTIFACTS_CACHE": "where digests and compiler probes are remembered",
+    "NEURON_ARTIFACTS_DEBUG": "tracebacks are shown",
+    "NO_COLOR": "no colour",
+}
+
+IGNORED_VARIABLES = {
+    "NEURON_CC_FLAGS": "flags of neuronx-cc: no backend here runs it",
+    "NEURON_COMPILE_CACHE_URL": "the persistent cache of neuronx-cc: no backend here uses it",
+    "NEURON_PLATFORM_TARGET_OVERRIDE": "only Neuron compilers read it; use --target",
+    "NEURON_CONTEXT_LENGTH_BUCKETS": "transformers-neuronx only; use --context-encoding-buckets",
+    "NEURON_TOKEN_GEN_BUCKETS": "transformers-neuronx only; use --token-generation-buckets",
+    "VLLM_CACHE_ROOT": "vllm-neuron from SDK 2.31 only",
+    "VLLM_NEURON_FRAMEWORK": "read by vLLM only",
+    "CFLAGS": "flags come from the target, so that they are in the key",
+}
+
+SECRET = ("TOKEN", "KEY")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    topic: str
+    state: State
+    text: str
+    hint: str | None = None
+
+
+def doctor_command(
+    *,
+    store: Annotated[
+        str, typer.Option("--store", metavar="DIR", envvar="NEURON_ARTIFACTS_STORE")
+    ] = ".",
+    as_json: AsJson = False,
+) -> int:
+    """Check compiler, CPU target, hub, disk and environment; exits with 1 on a problem."""
+    findings = [
+        *_checked("compiler", _compiler),
+        *_checked("target", _target),
+        *_checked("store", lambda: _store(store)),
+        *_checked("memory", _memory),
+        *_checked("hub", _hub),
+        *_environment(),
+    ]
+    failed = any(finding.state == "problem" for finding in findings)
+    if as_json:
+        _output.print_json({"ok": not failed, "findings": [asdict(f) for f in findings]})
+        return int(failed)
+    colours = {"ok": "green", "warning": "yellow", "problem": "red", "info": "dim"}
+    for finding in findings:
+        word = _output.styled(f"{finding.state:8}", colours[finding.state])
+        _output.write(f"{word} {finding.topic:9} {finding.text}")
+        if finding.hint:
+            _output.write(f"{'':18} tip: {finding.hint}")
+    return int(failed)
+
+
+def _checked(topic: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    try:
+        return check()
+    except NeuronArtifactsError as error:
+        return [Finding(topic, "problem", error.message, error.hint)]
+
+
+def _compiler() -> list[Finding]:
+    from neuron_artifacts._files import user_cache_dir
+    from neuron_artifacts.backends.cpu.compiler import find_compiler
+    from neuron_artifacts.backends.cpu.targets import resolve_target
+
+    cache = user_cache_dir() / "compilers"
+    native = find_compiler(resolve_target("native"), os.environ, cache)
+    findings = [Finding("compiler", "ok", f"{native.build} for this machine")]
+    try:
+        cross = find_compiler(resolve_target("aarch64"), os.environ, cache)
+        findings.append(Finding("compiler", "ok", f"{cross.build} for aarch64"))
+    except NeuronArtifactsError as error:
+        findings.append(Finding("compiler", "info", error.message, error.hint))
+    return findings
+
+
+def _target() -> list[Finding]:
+    from neuron_artifacts.backends.cpu.targets import TARGETS, missing_features, resolve_target
+
+    native = resolve_target("native")
+    findings = [Finding("target", "ok", f"native is {native.name}")]
+    for target in TARGETS.values():
+        missing = missing_features(target)
+        if missing:
+            text = f"{target.name} can be compiled for but not run here: no {', '.join(missing)}"
+            findings.append(Finding("target", "info", text))
+    return findings
+
+
+def _store(store: str) -> list[Finding]:
+    from neuron_artifacts.preflight import check_writable, free_disk, show_bytes
+    from neuron_artifacts.store import LocalStore
+
+    local = LocalStore(Path(store))
+    check_writable(local.root)
+    count = len(local.directories())
+    free = show_bytes(free_disk(local.root))
+    return [Finding("store", "ok", f"{local.root}: {count} artifacts, {free} free")]
+
+
+def _memory() -> list[Finding]:
+    from neuron_artifacts.preflight import show_bytes, total_memory
+
+    return [Finding("memory", "ok", f"{show_bytes(total_memory())}, {_cores()} cores")]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _hub() -> list[Finding]:
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return [Finding("hub", "info", "HF_HUB_OFFLINE is set: only downloaded models are used")]
+    endpoint = constants.ENDPOINT
+    try:
+        request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the user's own
+        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS):  # noqa: S310
+            pass
+    except urllib.error.HTTPError:
+        pass  # an answer all the same
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        hint = "model folders work without it; behind a mirror set HF_ENDPOINT"
+        return [Finding("hub", "warning", f"{endpoint} cannot be reached ({reason})", hint)]
+    return [Finding("hub", "ok", f"{endpoint} answers")]
+
+
+def _environment() -> list[Finding]:
+    findings = []
+    options = {ENVIRONMENT_PREFIX + name.upper(): f"option {name}" for name in _FIELDS}
+    for name, what in {**VARIABLES, **options}.items():
+        if os.environ.get(name):
+            findings.append(Finding("variable", "info", f"{_shown(name)}: honoured, {what}"))
+    for name, why in IGNORED_VARIABLES.items():
+        if os.environ.get(name):
+            findings.append(Finding("variable", "warning", f"{name}: ignored, {why}"))
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in {**VARIABLES, **options}
+    )
+    findings += [Finding("variable", "warning", f"{name}: unknown, ignored") for name in unknown]
+    return findings
+
+
+def _shown(name: str) -> str:
+    return name if name.endswith(SECRET) else f"{name}={os.environ[name]}"

@@ -1,0 +1,172 @@
+"""``serve``: an OpenAI-compatible server over exactly one artifact."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from neuron_artifacts.cli import _output
+from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._progress import show_progress
+
+API_KEY_VARIABLES = ("NEURON_ARTIFACTS_API_KEY", "VLLM_API_KEY")
+
+
+class OnInvalid(str, Enum):
+    """What to do about an artifact that does not hold."""
+
+    refuse = "refuse"
+    recompile = "recompile"
+
+
+class Verify(str, Enum):
+    """How far to check before loading."""
+
+    full = "full"
+    quick = "quick"
+
+
+Artifacts = Annotated[
+    Path | None,
+    typer.Option(
+        "--artifacts", metavar="DIR", help="The artifact. (default: $NEURON_COMPILED_ARTIFACTS)"
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of the engine. (default: all cores)")
+]
+VerifyOption = Annotated[
+    Verify,
+    typer.Option("--verify", help="full hashes each file once a machine; quick trusts sizes."),
+]
+
+
+def serve_command(
+    *,
+    artifacts: Artifacts = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")
+    ] = 8000,
+    served_model_name: Annotated[
+        list[str] | None,
+        typer.Option("--served-model-name", help="Name in the API; may be given several times."),
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option("--api-key", help="Key to require. (default: $VLLM_API_KEY)"),
+    ] = None,
+    threads: Threads = None,
+    verify: VerifyOption = Verify.full,
+    on_invalid: Annotated[
+        OnInvalid, typer.Option("--on-invalid", help="What to do if the artifact does not hold.")
+    ] = OnInvalid.refuse,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="With --on-invalid recompile: the model, if the artifact no longer says.",
+        ),
+    ] = None,
+    max_waiting: Annotated[
+        int, typer.Option("--max-waiting", min=1, help="Requests queued before 429 is answered.")
+    ] = 1024,
+    shutdown_timeout: Annotated[
+        float,
+        typer.Option("--shutdown-timeout", min=0, help="Seconds to finish accepted requests."),
+    ] = 30.0,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option("--ssl-certfile", help="TLS certificate.")
+    ] = None,
+    ssl_keyfile: Annotated[Path | None, typer.Option("--ssl-keyfile", help="TLS key.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Serve an artifact. Nothing is compiled: an artifact that does not hold is refused."""
+    from neuron_artifacts.backends import compiles
+    from neuron_artifacts.runtime.loader import find_artifacts, load_artifact
+    from neuron_artifacts.runtime.server.lifecycle import serve
+
+    directory = find_artifacts(artifacts)
+    with show_progress() as observe:
+        _ensure_valid(directory, verify, on_invalid, model, observe)
+        rebuilt = compiles.count()
+        compiles.forbid()
+        loaded = load_artifact(directory, verify=verify.value, threads=threads, observe=observe)
+    state = _make_state(loaded, served_model_name, api_key, max_waiting)
+    _warn_if_open(host, state.api_keys)
+
+    def on_ready(bound_host: str, bound_port: int) -> None:
+        scheme = "https" if ssl_certfile else "http"
+        url = f"{scheme}://{bound_host}:{bound_port}"
+        _announce(loaded, url, compiles.count() - rebuilt, rebuilt, as_json)
+
+    return serve(
+        state, host=host, port=port, shutdown_timeout=shutdown_timeout, on_ready=on_ready,
+        ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
+    ) or 0  # fmt: skip
+
+
+def _ensure_valid(
+    directory: Path, verify: Verify, on_invalid: OnInvalid, model: str | None, observe: Any
+) -> None:
+    from neuron_artifacts._files import DigestCache
+    from neuron_artifacts.backends.checks import check_artifact
+    from neuron_artifacts.build.repair import repair_command, repair_flags
+
+    verdict = check_artifact(directory, verify.value, digests=DigestCache())
+    if verdict.status == "ok":
+        return
+    if on_invalid is OnInvalid.refuse:
+        raise verdict.error(hint=f"repair it: {repair_command(directory, verdict)}")
+    from neuron_artifacts.build import compile_artifact
+    from neuron_artifacts.spec import resolve_spec
+
+    _output.talk(f"{_output.styled('WARNING:', 'yellow')} {verdict.error().message}")
+    _output.talk("WARNING: --on-invalid recompile: building it again before serving")
+    flags = repair_flags(directory, verdict, model)
+    outcome = compile_artifact(resolve_spec(flags), observe=observe)
+    _output.talk(f"WARNING: rebuilt {directory}: {outcome.compiled} graphs compiled")
+
+
+def _make_state(
+    loaded: Any, names: list[str] | None, api_keys: list[str] | None, max_waiting: int
+) -> Any:
+    from neuron_artifacts.runtime.server.state import make_state
+
+    found = [os.environ[name] for name in API_KEY_VARIABLES if os.environ.get(name)]
+    return make_state(
+        loaded, model_names=tuple(names or ()), api_keys=tuple(api_keys or found[:1]),
+        max_waiting=max_waiting,
+    )  # fmt: skip
+
+
+def _warn_if_open(host: str, api_keys: tuple[str, ...]) -> None:
+    if host not in ("127.0.0.1", "::1", "localhost") and not api_keys:
+        _output.talk(
+            f"{_output.styled('WARNING:', 'yellow')} {host} may be reached from other machines "
+            "and no --api-key is set"
+        )
+
+
+def _announce(loaded: Any, url: str, compiled: int, rebuilt: int, as_json: bool) -> None:
+    if as_json:
+        _output.print_json(
+            {
+                "url": url,
+                "key": loaded.manifest.key,
+                "artifacts": str(loaded.directory),
+                "seconds": dict(loaded.seconds),
+                "compiled": compiled,
+                "rebuilt_before_serving": rebuilt,
+            }
+        )
+        return
+    phases = ", ".join(f"{name} {_output.seconds(took)}" for name, took in loaded.seconds.items())
+    _output.write(f"key       {loaded.manifest.key}")
+    _output.write(f"phases    {phases}")
+    _output.write(f"compiled: {compiled}")
+    _output.write(f"ready     {url}")

@@ -1,0 +1,122 @@
+"""From an artifact directory to something that generates: verify, load, warm up; never compile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuron_artifacts._files import DigestCache
+from neuron_artifacts.artifact import Depth, Manifest
+from neuron_artifacts.backends import compiles
+from neuron_artifacts.backends.checks import check_artifact
+from neuron_artifacts.backends.registry import backend_of_artifact
+from neuron_artifacts.backends.runner import Runner
+from neuron_artifacts.errors import UsageError
+from neuron_artifacts.events import BytesMoved, Observer, PhaseEnded, ignore
+from neuron_artifacts.model.snapshot import GENERATION_NAME, read_json
+
+if TYPE_CHECKING:
+    from neuron_artifacts.runtime.tokenizer import Tokenizer
+
+ARTIFACTS_VARIABLE = "NEURON_COMPILED_ARTIFACTS"
+
+
+@dataclass(frozen=True)
+class LoadedArtifact:
+    """An artifact in memory. ``seconds`` has the phases verify, load and warm-up."""
+
+    directory: Path
+    manifest: Manifest
+    runner: Runner
+    tokenizer: Tokenizer
+    generation_config: Mapping[str, Any]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def max_model_len(self) -> int:
+        return int(self.manifest.serve["max_model_len"])
+
+    @property
+    def compiled(self) -> int:
+        """Graphs compiled by this process; loading an artifact leaves it at what it was."""
+        return compiles.count()
+
+
+def find_artifacts(argument: Path | None, environ: Mapping[str, str] | None = None) -> Path:
+    """The directory to load: the argument, else ``NEURON_COMPILED_ARTIFACTS``.
+
+    Raises
+    ------
+    UsageError
+        Neither names one.
+    """
+    environ = os.environ if environ is None else environ
+    chosen = argument or environ.get(ARTIFACTS_VARIABLE)
+    if not chosen:
+        raise UsageError(
+            "no artifact directory given",
+            hint=f"pass --artifacts DIR or set {ARTIFACTS_VARIABLE}; "
+            "`neuron-artifacts compile` prints the directory it made",
+        )
+    return Path(chosen).expanduser()
+
+
+def load_artifact(
+    directory: Path,
+    *,
+    verify: Depth = "full",
+    threads: int | None = None,
+    warm_up: bool = True,
+    observe: Observer = ignore,
+) -> LoadedArtifact:
+    """Verify an artifact and load it.
+
+    Each file is hashed once on a machine; afterwards its remembered digest is enough as long as
+    inode, size and mtime stay the same.
+
+    Raises
+    ------
+    MissError, CorruptError, IncompatibleError
+        The verdict on the directory, when it is not ``ok``.
+    """
+    seconds: dict[str, float] = {}
+    began = time.monotonic()
+
+    def end(phase: str) -> None:
+        nonlocal began
+        now = time.monotonic()
+        seconds[phase] = round(now - began, 4)
+        began = now
+        observe(PhaseEnded(phase, seconds[phase]))
+
+    manifest = _verify(directory, verify, observe)
+    end("verify")
+    from neuron_artifacts.runtime.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(directory)
+    runner = backend_of_artifact(manifest.backend).open_runner(directory, manifest, threads=threads)
+    generation = directory / GENERATION_NAME
+    config = read_json(generation) if generation.is_file() else {}
+    end("load")
+    if warm_up:
+        runner.warm_up()
+        end("warm-up")
+    return LoadedArtifact(directory, manifest, runner, tokenizer, config, seconds)
+
+
+def _verify(directory: Path, depth: Depth, observe: Observer) -> Manifest:
+    done = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal done
+        done += count
+        observe(BytesMoved("verifying", done, 0))
+
+    verdict = check_artifact(directory, depth, digests=DigestCache(), on_bytes=on_bytes)
+    if verdict.status != "ok" or verdict.manifest is None:
+        raise verdict.error()
+    return verdict.manifest
