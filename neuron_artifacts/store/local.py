@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neuron_artifacts._files import DigestCache
 from neuron_artifacts.artifact import MANIFEST_NAME, Manifest, read_manifest
 from neuron_artifacts.errors import NeuronArtifactsError, StoreError
-from neuron_artifacts.store.owner import Owner, is_abandoned
+from neuron_artifacts.store.owner import is_abandoned
 from neuron_artifacts.store.staging import Staging, rename_without_replacing, storing
 
 STORE_NAME = "neuron-compiled-artifacts"
@@ -106,21 +108,23 @@ class LocalStore:
                 yield
                 return
         try:
-            _holder_path(path).write_bytes(Owner.current().dump())
+            _tell_holder(path)
             yield
         finally:
             lock.release()
 
 
-def _holder_path(lock: Path) -> Path:
-    return lock.with_suffix(".holder")
+def _tell_holder(lock: Path) -> None:
+    """Leave word for those who wait; whether they can read it matters to nobody else."""
+    with suppress(OSError):
+        lock.with_suffix(".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
 
 
 def _read_holder(lock: Path) -> str:
-    from neuron_artifacts.store.owner import read_owner
-
-    owner = read_owner(_holder_path(lock))
-    return f"process {owner.pid} on {owner.host}" if owner else "another process"
+    try:
+        return lock.with_suffix(".holder").read_text() or "another process"
+    except OSError:
+        return "another process"
 
 
 def _written(path: Path) -> float:

@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
+import re
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
-OWNER_NAME = ".owner"
 ABANDONED_SECONDS = 24 * 3600
 """How long another host's work may lie untouched before it counts as abandoned."""
+
+_TOKEN = re.compile(r"([0-9a-f]{8})-([0-9a-f]{8})-([0-9a-f]{8})-(\d+)-(\d+)")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, told apart from a later one that got the same number."""
+    """A process, told apart from a later one that got the same number.
+
+    Host, boot and process namespace are short digests. A temporary directory carries its owner
+    in its name, so that there is no moment in which it lies there without one.
+    """
 
     host: str
     boot: str
-    pid_namespace: str
+    namespace: str
     pid: int
-    started: str
+    started: int
 
     @classmethod
     def current(cls) -> Owner:
+        host = _short(socket.gethostname())
         return cls(
-            socket.gethostname(), _boot_id(), _pid_namespace(), os.getpid(), _started("self")
+            host, _short(_boot_id()), _short(_pid_namespace()), os.getpid(), _started("self")
         )
 
-    def dump(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+    @property
+    def token(self) -> str:
+        return "-".join(map(str, astuple(self)))
 
-
-def read_owner(path: Path) -> Owner | None:
-    try:
-        return Owner(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return None
+    @classmethod
+    def parse(cls, text: str) -> Owner | None:
+        """The owner whose token ``text`` contains."""
+        match = _TOKEN.search(text)
+        if not match:
+            return None
+        host, boot, namespace, pid, started = match.groups()
+        return cls(host, boot, namespace, int(pid), int(started))
 
 
 def is_abandoned(directory: Path, *, now: float | None = None) -> bool:
@@ -47,12 +57,11 @@ def is_abandoned(directory: Path, *, now: float | None = None) -> bool:
     On this host the owner's process is looked up; for another host, another container, or a
     directory without an owner only time tells.
     """
-    owner = read_owner(directory / OWNER_NAME)
-    me = Owner.current()
+    owner, me = Owner.parse(directory.name), Owner.current()
     if owner and owner.host == me.host:
         if owner.boot != me.boot:
             return True
-        if owner.pid_namespace == me.pid_namespace:
+        if owner.namespace == me.namespace:
             return _started(str(owner.pid)) != owner.started
     now = time.time() if now is None else now
     try:
@@ -61,6 +70,10 @@ def is_abandoned(directory: Path, *, now: float | None = None) -> bool:
     except OSError:
         return False
     return abs(now - newest) > ABANDONED_SECONDS
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _boot_id() -> str:
@@ -74,10 +87,10 @@ def _pid_namespace() -> str:
         return ""
 
 
-def _started(pid: str) -> str:
-    """Start time in clock ticks since boot (proc(5), field 22 of ``stat``); empty if not alive."""
+def _started(pid: str) -> int:
+    """Start time in clock ticks since boot (proc(5), field 22 of ``stat``); -1 if not alive."""
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if len(fields) > 19 and fields[0] not in "ZX" else ""
+    return int(fields[19]) if len(fields) > 19 and fields[0] not in "ZX" else -1
 
 
 def _read(path: str) -> str:

@@ -23,7 +23,7 @@ from neuron_artifacts._files import CHUNK, DigestCache, sync_directory
 from neuron_artifacts.artifact import MANIFEST_NAME, FileEntry, Manifest
 from neuron_artifacts.artifact.manifest import Role
 from neuron_artifacts.errors import CorruptError, ResourceError, StoreError
-from neuron_artifacts.store.owner import OWNER_NAME, Owner
+from neuron_artifacts.store.owner import Owner
 
 READ_ONLY = 0o444
 _FICLONE = 0x40049409  # linux/fs.h
@@ -51,9 +51,8 @@ class Staging:
         self._files: dict[str, FileEntry] = {}
         with storing(parent):
             parent.mkdir(parents=True, exist_ok=True)
-            self.path = parent / f"{label}-{os.getpid()}-{secrets.token_hex(4)}"
+            self.path = parent / f"{label}-{Owner.current().token}-{secrets.token_hex(4)}"
             self.path.mkdir()
-            (self.path / OWNER_NAME).write_bytes(Owner.current().dump())
 
     def __enter__(self) -> Staging:
         return self
@@ -135,7 +134,6 @@ class Staging:
         with storing(destination):
             data = manifest.dump()
             self._write_synced(self.path / MANIFEST_NAME, data)
-            (self.path / OWNER_NAME).unlink(missing_ok=True)
             for folder in sorted({self.path, *(p for p in self.path.rglob("*") if p.is_dir())}):
                 sync_directory(folder)
             destination.parent.mkdir(parents=True, exist_ok=True)

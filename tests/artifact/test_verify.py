@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from neuron_artifacts._files import DigestCache
+from neuron_artifacts.artifact import MANIFEST_NAME, verify_artifact
+from neuron_artifacts.errors import (
+    CorruptError,
+    ExitCode,
+    IncompatibleError,
+    IncompleteError,
+    MissError,
+)
+from tests.artifact.artifacts import publish
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    return publish(tmp_path)
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    path.chmod(0o644)
+    path.write_bytes(data)
+
+
+def test_a_whole_artifact_is_ok(artifact: Path) -> None:
+    for depth in ("quick", "full"):
+        verdict = verify_artifact(artifact, depth)  # type: ignore[arg-type]
+        assert (verdict.status, verdict.exit_code, verdict.problems) == ("ok", ExitCode.OK, ())
+
+
+@pytest.mark.parametrize("name", ["graphs/a.so", "weights/model.safetensors", "config.json"])
+@pytest.mark.parametrize(
+    ("damage", "status"),
+    [
+        (lambda path: path.unlink(), "incomplete"),
+        (lambda path: overwrite(path, b""), "corrupt"),
+        (lambda path: overwrite(path, path.read_bytes()[: path.stat().st_size // 2]), "corrupt"),
+        (lambda path: overwrite(path, path.read_bytes()[:-1]), "corrupt"),
+        (lambda path: overwrite(path, path.read_bytes() + b"\0"), "corrupt"),
+    ],
+)
+def test_quick_sees_missing_and_resized_files(
+    artifact: Path, name: str, damage: Callable[[Path], None], status: str
+) -> None:
+    damage(artifact / name)
+    verdict = verify_artifact(artifact, "quick")
+    assert verdict.status == status
+    assert verdict.exit_code == ExitCode.CORRUPT
+    assert verdict.problems[0].startswith(name)
+    assert verdict.bad_files == {name}
+
+
+@pytest.mark.parametrize("name", ["graphs/a.so", "weights/model.safetensors", "config.json"])
+def test_full_sees_every_flipped_bit(artifact: Path, name: str) -> None:
+    original = (artifact / name).read_bytes()
+    for at in range(len(original)):
+        damaged = bytearray(original)
+        damaged[at] ^= 1 << (at % 8)
+        overwrite(artifact / name, bytes(damaged))
+        assert verify_artifact(artifact, "full").status == "corrupt", at
+
+
+def test_a_remembered_digest_does_not_hide_a_change(artifact: Path, tmp_path: Path) -> None:
+    digests = DigestCache(tmp_path / "digests")
+    assert verify_artifact(artifact, "full", digests=digests).status == "ok"
+    data = bytearray((artifact / "graphs/a.so").read_bytes())
+    data[-1] ^= 1
+    overwrite(artifact / "graphs/a.so", bytes(data))
+    assert verify_artifact(artifact, "full", digests=digests).status == "corrupt"
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "error"),
+    [
+        (lambda path: shutil.rmtree(path), "missing", MissError),
+        (lambda path: (shutil.rmtree(path), path.mkdir()), "missing", MissError),
+        (lambda path: (path / MANIFEST_NAME).unlink(), "incomplete", IncompleteError),
+        (lambda path: overwrite(path / MANIFEST_NAME, b"{"), "corrupt", CorruptError),
+    ],
+)
+def test_without_a_manifest(
+    artifact: Path, make: Callable[[Path], None], status: str, error: type[Exception]
+) -> None:
+    make(artifact)
+    verdict = verify_artifact(artifact, "full")
+    assert verdict.status == status
+    assert type(verdict.error()) is error
+
+
+def test_links_are_refused(artifact: Path, tmp_path: Path) -> None:
+    target = tmp_path / "elsewhere"
+    shutil.move(artifact / "graphs", target)
+    (artifact / "graphs").symlink_to(target)
+    verdict = verify_artifact(artifact, "full")
+    assert verdict.status == "corrupt"
+    assert "symbolic link" in verdict.problems[0]
+
+
+def test_extra_files_are_named_but_harmless(artifact: Path) -> None:
+    (artifact / "notes.txt").write_text("mine")
+    verdict = verify_artifact(artifact, "quick")
+    assert (verdict.status, verdict.extra_files) == ("ok", ("notes.txt",))
+
+
+def test_what_the_host_lacks_makes_it_incompatible(artifact: Path) -> None:
+    verdict = verify_artifact(artifact, check_host=lambda _manifest: ["no avx512"])
+    assert (verdict.status, verdict.exit_code) == ("incompatible", ExitCode.INCOMPATIBLE)
+    assert isinstance(verdict.error(), IncompatibleError)
+
+
+def test_damage_is_graver_than_absence(artifact: Path) -> None:
+    (artifact / "config.json").unlink()
+    overwrite(artifact / "graphs/a.so", b"short")
+    verdict = verify_artifact(artifact)
+    assert verdict.status == "corrupt"
+    assert [problem.split()[0] for problem in verdict.problems] == ["graphs/a.so", "config.json"]
