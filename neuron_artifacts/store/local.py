@@ -100,7 +100,7 @@ class LocalStore:
         lock, began = FileLock(path), time.monotonic()
         while True:
             try:
-                lock.acquire(timeout=0 if not on_wait else 1.0, poll_interval=0.1)
+                lock.acquire(timeout=1.0, poll_interval=0.1)
                 break
             except Timeout:
                 on_wait(_read_holder(path), time.monotonic() - began)
