@@ -2,7 +2,7 @@
 
 Run from the repository root in an environment with the ``reference`` extra::
 
-    python -m tests.reference.generate                 # rewrite every golden
+    python -m tests.reference.generate                 # rewrite every golden, and the rope tables
     python -m tests.reference.generate llama-yarn      # rewrite some
     python -m tests.reference.generate --check         # recompute live and compare
 
@@ -28,6 +28,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.reference import rope
 from tests.reference.configs import CASES, Case
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -335,15 +336,18 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     wanted = [case for case in CASES if not arguments.cases or case.name in arguments.cases]
-    failed = False
-    for case in wanted:
-        if not arguments.check:
+    if not arguments.check:
+        for case in wanted:
             print(make(case, GOLDEN), flush=True)
-            continue
-        differences = list(check(case, GOLDEN / case.name))
-        failed |= bool(differences)
-        print(f"{case.name}: {'; '.join(differences) or 'as committed'}", flush=True)
-    raise SystemExit(failed)
+        if not arguments.cases:
+            rope.write()
+        return
+    found = {case.name: list(check(case, GOLDEN / case.name)) for case in wanted}
+    if not arguments.cases:
+        found["rope"] = rope.check()
+    for name, differences in found.items():
+        print(f"{name}: {'; '.join(differences) or 'as committed'}")
+    raise SystemExit(any(found.values()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""Write, or check, the golden rotary tables: ``tests/data/golden/rope.{json,safetensors}``.
+"""The golden rotary tables, ``tests/data/golden/rope.{json,safetensors}``.
 
-Run as ``python -m tests.reference.rope [--check]`` in an environment with the ``reference`` extra.
 ``rope.json`` maps a name to a ``config.json``; ``rope.safetensors`` holds the inverse frequencies
 ``<name>.inv_freq`` (``head_dim / 2``) and the factored ``<name>.cos`` and ``<name>.sin``
 (``len(POSITIONS), head_dim / 2``), all float32, as transformers' own rotary module computes them.
@@ -8,7 +7,6 @@ Run as ``python -m tests.reference.rope [--check]`` in an environment with the `
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from collections.abc import Mapping
@@ -162,29 +160,32 @@ def tables(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    check = parser.parse_args().check
-    torch.set_num_threads(1)
-    transformers.utils.logging.set_verbosity_error()
-    live = {
+def _live() -> tuple[str, dict[str, torch.Tensor]]:
+    document = json.dumps({"positions": POSITIONS, "configs": CONFIGS}, indent=1) + "\n"
+    values = {
         f"{name}.{part}": values
         for name, config in CONFIGS.items()
         for part, values in tables(config).items()
     }
-    document = json.dumps({"positions": POSITIONS, "configs": CONFIGS}, indent=1) + "\n"
-    if not check:
-        (GOLDEN / "rope.json").write_text(document, encoding="utf-8")
-        save_file(live, GOLDEN / "rope.safetensors")
-        return
+    return document, values
+
+
+def write() -> None:
+    document, values = _live()
+    (GOLDEN / "rope.json").write_text(document, encoding="utf-8")
+    save_file(values, GOLDEN / "rope.safetensors")
+
+
+def check() -> list[str]:
+    """How the committed tables differ from what transformers says today."""
+    document, values = _live()
+    if (GOLDEN / "rope.json").read_text(encoding="utf-8") != document:
+        return ["rope.json is not what rope.py says"]
     stored = load_file(GOLDEN / "rope.safetensors")
-    same = (GOLDEN / "rope.json").read_text(encoding="utf-8") == document
-    same &= stored.keys() == live.keys()
-    same &= all(torch.allclose(stored[key], live[key], rtol=1e-6, atol=1e-6) for key in stored)
-    print("rope: as committed" if same else "rope: differs from the committed tables")
-    raise SystemExit(not same)
-
-
-if __name__ == "__main__":
-    main()
+    return [
+        f"{name} differs"
+        for name in sorted(stored.keys() | values.keys())
+        if name not in stored
+        or name not in values
+        or not torch.allclose(stored[name], values[name], rtol=1e-6, atol=1e-6)
+    ]
