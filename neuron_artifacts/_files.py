@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import time
@@ -30,7 +31,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -51,7 +52,7 @@ def sync_directory(path: Path) -> None:
 
 def is_safe_relative(name: str) -> bool:
     """Whether ``name`` stays inside the folder it is joined to, on every platform."""
-    if not name or "\\" in name or "\0" in name or ":" in name:
+    if not name.isprintable() or not name or "\\" in name or ":" in name:
         return False
     parts = PurePosixPath(name).parts
     return not name.startswith("/") and ".." not in parts and "." not in name.split("/")
@@ -135,7 +136,11 @@ def load_json_object(data: bytes) -> dict[str, Any]:
         Not JSON, not an object, a duplicate name, NaN or an infinity, or nested too deeply.
     """
     try:
-        value = json.loads(data, object_pairs_hook=_unique_pairs, parse_constant=_no_constant)
+        # json guesses UTF-16 and UTF-32 from bytes, which the format and other readers do not.
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique_pairs,
+            parse_constant=_no_constant, parse_float=_finite,
+        )  # fmt: skip
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
@@ -148,6 +153,13 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) != len(pairs):
         raise ValueError("a name appears twice")
     return result
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is too large")
+    return value
 
 
 def _no_constant(text: str) -> Any:

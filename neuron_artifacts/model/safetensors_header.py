@@ -8,12 +8,13 @@ that a file was not cut short, long before a compiler runs.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuron_artifacts._files import load_json_object
 from neuron_artifacts.errors import ModelFormatError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -53,65 +54,83 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            raw_length = file.read(8)
-            if len(raw_length) < 8:
-                raise _bad(path, f"is {size} bytes long, too short for a safetensors file")
-            length = int.from_bytes(raw_length, "little")
-            if length > MAX_HEADER_BYTES:
-                raise _bad(path, f"declares a header of {length} bytes; it is no safetensors file")
-            if 8 + length > size:
-                raise _bad(path, f"is cut short: header of {length} bytes in a file of {size}")
-            raw = file.read(length)
+            head = file.read(8)
+            head += file.read(header_end(head, size, path) - 8)
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
-    return _parse(path, raw, 8 + length, size)
+    return parse_header(head, size, path)
 
 
-def _parse(path: Path, raw: bytes, data_start: int, size: int) -> dict[str, TensorInfo]:
+def header_end(head: bytes, size: int, where: str | Path) -> int:
+    """Offset of the first data byte of a file of ``size`` bytes that starts with ``head``.
+
+    ``where`` names the file in errors.
+
+    Raises
+    ------
+    ModelFormatError
+        The file is too short, or the declared header does not fit in it or is absurd.
+    """
+    if len(head) < 8 or size < 8:
+        raise _bad(where, f"is {size} bytes long, too short for a safetensors file")
+    length = int.from_bytes(head[:8], "little")
+    if length > MAX_HEADER_BYTES:
+        raise _bad(where, f"declares a header of {length} bytes; it is no safetensors file")
+    if 8 + length > size:
+        raise _bad(where, f"is cut short: header of {length} bytes in a file of {size}")
+    return 8 + length
+
+
+def parse_header(head: bytes, size: int, where: str | Path) -> dict[str, TensorInfo]:
+    """Tensors of a file of ``size`` bytes, from its first :func:`header_end` bytes.
+
+    Raises
+    ------
+    ModelFormatError
+        The header is malformed, or promises more or fewer bytes than the file has.
+    """
+    data_start = header_end(head, size, where)
+    if len(head) < data_start:
+        raise _bad(where, f"is cut short: its header ends after {len(head)} bytes")
     try:
-        header = json.loads(raw, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise _bad(path, f"has an unreadable header ({error})") from error
-    if not isinstance(header, dict):
-        raise _bad(path, "has a header that is not a JSON object")
-    header.pop("__metadata__", None)
-    tensors = {name: _tensor(path, name, entry, data_start) for name, entry in header.items()}
+        header = load_json_object(head[8:data_start])
+    except ValueError as error:
+        raise _bad(where, f"has an unreadable header ({error})") from error
+    metadata = header.pop("__metadata__", None)
+    if metadata is not None and not _is_text_map(metadata):
+        raise _bad(where, "has __metadata__ that does not map text to text")
+    tensors = {name: _tensor(where, name, entry, data_start) for name, entry in header.items()}
     position = data_start
     for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
         if tensor.start != position:
-            raise _bad(path, f"has a gap or overlap before tensor {tensor.name!r}")
+            raise _bad(where, f"has a gap or overlap before tensor {tensor.name!r}")
         position = tensor.end
     if position != size:
         word = "cut short" if position > size else "longer than its header says"
-        raise _bad(path, f"is {word}: {size} bytes where the header promises {position}")
+        raise _bad(where, f"is {word}: {size} bytes where the header promises {position}")
     return tensors
 
 
-def _tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+def _tensor(where: str | Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     try:
         dtype, shape = entry["dtype"], entry["shape"]
         begin, end = entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise _bad(path, f"has a malformed entry for tensor {name!r}") from error
+        raise _bad(where, f"has a malformed entry for tensor {name!r}") from error
     numbers = (*shape, begin, end) if isinstance(shape, list) else (None,)
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-        raise _bad(path, f"has a malformed shape or offset for tensor {name!r}")
-    if dtype not in DTYPE_BITS:
-        raise _bad(path, f"has tensor {name!r} of unknown dtype {dtype!r}")
-    count = 1
-    for dim in shape:
-        count *= dim
-    if end < begin or (count * DTYPE_BITS[dtype] + 7) // 8 != end - begin:
-        raise _bad(path, f"has tensor {name!r} whose bytes do not match its shape")
+        raise _bad(where, f"has a malformed shape or offset for tensor {name!r}")
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise _bad(where, f"has tensor {name!r} of unknown dtype {dtype!r}")
+    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    if bits % 8 or bits // 8 != end - begin:
+        raise _bad(where, f"has tensor {name!r} whose bytes do not match its shape")
     return TensorInfo(name, dtype, tuple(shape), data_start + begin, data_start + end)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name appears twice")
-    return result
+def _is_text_map(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
-def _bad(path: Path, what: str) -> ModelFormatError:
-    return ModelFormatError(f"{path} {what}", hint="download or export this file again")
+def _bad(where: str | Path, what: str) -> ModelFormatError:
+    return ModelFormatError(f"{where} {what}", hint="download or export this file again")

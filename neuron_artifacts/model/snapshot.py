@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def read_folder(root: Path, *, name: str | None = None, revision: str | None = N
     names, index = _weight_names(root)
     weights = tuple(_file(root, file, known) for file in names)
     tensors = {file.name: read_header(_local(file)) for file in weights}
-    _check_index(root, index, tensors)
+    check_index(root, index, tensors)
     assets = tuple(_file(root, asset, known) for asset in ASSET_NAMES if (root / asset).is_file())
     return ModelSnapshot(
         name=name or root.resolve().name, revision=revision, root=root, config=config,
@@ -149,23 +149,64 @@ def shard_names(index: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _weight_names(root: Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:
-    index_path = root / INDEX_NAME
-    if index_path.is_file():
-        index = read_json(index_path)
-        return shard_names(index, str(index_path)), index
-    if (root / SINGLE_NAME).is_file():
-        return (SINGLE_NAME,), None
-    pickled = sorted(p.name for p in [*root.glob("*.bin"), *root.glob("*.pt"), *root.glob("*.pth")])
+def pick_weights(names: Collection[str], where: str) -> str:
+    """Which of a model's files leads to its weights: the index, else the single file.
+
+    Raises
+    ------
+    ModelFormatError
+        There is neither.
+    """
+    for name in (INDEX_NAME, SINGLE_NAME):
+        if name in names:
+            return name
+    pickled = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth")))
     if pickled:
         raise ModelFormatError(
-            f"{root} has its weights only as {pickled[0]}, a pickle, which is never loaded",
+            f"{where} has its weights only as {pickled[0]}, a pickle, which is never loaded",
             hint="save the model with safe_serialization=True",
         )
     raise ModelFormatError(
-        f"{root} has no weights: neither {SINGLE_NAME} nor {INDEX_NAME}",
+        f"{where} has no weights: neither {SINGLE_NAME} nor {INDEX_NAME}",
         hint="download the model whole, or export it with save_pretrained",
     )
+
+
+def check_index(
+    where: str | Path,
+    index: Mapping[str, Any] | None,
+    tensors: Mapping[str, Mapping[str, TensorInfo]],
+) -> None:
+    """Check that each tensor lies in one file only, and where the index says.
+
+    Raises
+    ------
+    ModelFormatError
+        The headers say otherwise.
+    """
+    seen: dict[str, str] = {}
+    for file, header in tensors.items():
+        for tensor in header:
+            if seen.setdefault(tensor, file) != file:
+                raise ModelFormatError(f"{where} holds {tensor} twice: {seen[tensor]} and {file}")
+    for tensor, file in (index or {}).get("weight_map", {}).items():
+        if seen.get(tensor) != file:
+            raise ModelFormatError(
+                f"{where}: {INDEX_NAME} places {tensor} in {file}, which does not hold it",
+                hint="download the model whole",
+            )
+
+
+def _weight_names(root: Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+    try:
+        names = {path.name for path in root.iterdir() if path.is_file()}
+    except OSError as error:
+        raise ModelFormatError(f"{root} cannot be read: {error.strerror}") from error
+    name = pick_weights(names, str(root))
+    if name == SINGLE_NAME:
+        return (SINGLE_NAME,), None
+    index = read_json(root / name)
+    return shard_names(index, str(root / name)), index
 
 
 def _file(root: Path, name: str, known: Mapping[str, str]) -> ModelFile:
@@ -184,21 +225,3 @@ def _local(file: ModelFile) -> Path:
     if file.path is None:
         raise ModelNotFoundError(f"{file.name} is not on this machine")
     return file.path
-
-
-def _check_index(
-    root: Path,
-    index: Mapping[str, Any] | None,
-    tensors: Mapping[str, Mapping[str, TensorInfo]],
-) -> None:
-    seen: dict[str, str] = {}
-    for file, header in tensors.items():
-        for tensor in header:
-            if seen.setdefault(tensor, file) != file:
-                raise ModelFormatError(f"{root} holds {tensor} twice: {seen[tensor]} and {file}")
-    for tensor, file in (index or {}).get("weight_map", {}).items():
-        if seen.get(tensor) != file:
-            raise ModelFormatError(
-                f"{root}: {INDEX_NAME} places {tensor} in {file}, which does not hold it",
-                hint="download the model whole",
-            )
