@@ -112,11 +112,15 @@ def _compiler() -> list[Finding]:
 
 
 def _target() -> list[Finding]:
-    from neuron_artifacts.backends.cpu.targets import TARGETS, missing_features, resolve_target
+    from neuron_artifacts.backends.cpu.targets import (
+        TARGET_NAMES,
+        missing_features,
+        resolve_target,
+    )
 
     native = resolve_target("native")
     findings = [Finding("target", "ok", f"native is {native.name}")]
-    for target in TARGETS.values():
+    for target in map(resolve_target, TARGET_NAMES):
         missing = missing_features(target)
         if missing:
             text = f"{target.name} can be compiled for but not run here: no {', '.join(missing)}"

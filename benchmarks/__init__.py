@@ -1,0 +1,1 @@
+"""Figures, each from a run that measures us and a peer side by side."""

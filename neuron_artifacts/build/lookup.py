@@ -1,0 +1,100 @@
+"""From a request to its key and to the decision about it; nothing is changed on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from neuron_artifacts.artifact import MANIFEST_NAME
+from neuron_artifacts.backends.base import ResolvedSpec
+from neuron_artifacts.backends.checks import check_artifact
+from neuron_artifacts.backends.registry import get_backend
+from neuron_artifacts.build.progress import ByteReport
+from neuron_artifacts.errors import StoreError
+from neuron_artifacts.events import Note, Observer, ignore
+from neuron_artifacts.model import ModelSnapshot, resolve_model
+from neuron_artifacts.plan import Broken, Candidate, Decision, decide
+from neuron_artifacts.spec import CompileSpec
+from neuron_artifacts.store import LocalStore
+
+ARTIFACTS_VARIABLE = "NEURON_COMPILED_ARTIFACTS"
+
+
+def resolve_request(
+    spec: CompileSpec,
+    *,
+    environ: Mapping[str, str] | None = None,
+    observe: Observer = ignore,
+    weights: bool = True,
+) -> ResolvedSpec:
+    """From a request to its key. With ``weights=False`` a hub model's weights stay there."""
+    backend = get_backend(spec.backend)
+    model = resolve_model(spec.model, revision=spec.revision, weights=weights)
+    _hash_weights(model, observe)
+    resolved = backend.resolve(spec, model, os.environ if environ is None else environ)
+    for note in resolved.notes:
+        observe(Note(note))
+    return resolved
+
+
+def destination_of(
+    spec: CompileSpec, store: LocalStore, key: str, environ: Mapping[str, str]
+) -> Path:
+    """Where the artifact belongs: ``--output``, else ``NEURON_COMPILED_ARTIFACTS``, else by key."""
+    chosen = spec.output or environ.get(ARTIFACTS_VARIABLE)
+    return Path(chosen).expanduser().absolute() if chosen else store.path(key)
+
+
+def look_up(
+    resolved: ResolvedSpec, store: LocalStore, destination: Path, *, force: bool = False
+) -> Decision:
+    """Check what exists and decide, changing nothing.
+
+    Raises
+    ------
+    StoreError
+        Something that is no artifact lies at ``destination``.
+    """
+    candidates: list[Candidate] = []
+    broken: list[Broken] = []
+    key = resolved.key.key
+    for path in _unique([destination, store.path(key), *store.directories()]):
+        wanted = path in (destination, store.path(key))
+        verdict = check_artifact(
+            path, "full" if wanted else "quick", digests=store.digests, host=False
+        )
+        if verdict.status != "missing" and path == destination:
+            refuse_foreign(path, store, verdict.manifest is None)
+        if verdict.manifest:
+            candidates.append(Candidate(path, verdict.manifest, verdict.bad_files))
+        if wanted and verdict.status not in ("ok", "missing"):
+            broken.append(Broken(path, verdict.status, verdict.problems))
+        elif path == destination and verdict.manifest and verdict.manifest.key != key:
+            broken.append(Broken(path, "incompatible", ("it was built for another key",)))
+    return decide(resolved, candidates, broken, force=force)
+
+
+def _hash_weights(model: ModelSnapshot, observe: Observer) -> None:
+    """Hash what has no digest yet, files in parallel: SHA-256 is the long part of a key."""
+    files = [file for file in model.weight_files if not file.known_sha256 and file.path]
+    report = ByteReport("hashing weights", sum(file.size for file in files), observe)
+    with ThreadPoolExecutor(max_workers=max(1, min(4, len(files)))) as pool:
+        futures = [pool.submit(model.sha256, file, report.add) for file in files]
+        for future in futures:
+            future.result()
+
+
+def refuse_foreign(path: Path, store: LocalStore, unreadable: bool) -> None:
+    """What is not ours is never moved: only a manifest, or lying under a key, makes it ours."""
+    ours = path.parent == store.root or (path / MANIFEST_NAME).exists()
+    if unreadable and not ours:
+        raise StoreError(
+            f"{path} exists and holds something else than an artifact of this tool",
+            hint="name a new or empty directory; nothing there was touched",
+        )
+
+
+def _unique(paths: list[Path]) -> list[Path]:
+    return list(dict.fromkeys(paths))
