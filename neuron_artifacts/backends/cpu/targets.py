@@ -22,7 +22,7 @@ class Target:
 
     name: str
     machine: str
-    march: str
+    march: tuple[str, ...]
     zig_cpu: str
     required: frozenset[str]
     lanes: int
@@ -36,27 +36,27 @@ class Target:
         if compiler == "zig":
             # An old glibc in the triple: the object then runs on any newer system.
             return (f"--target={self.machine}-linux-gnu.2.17", f"-mcpu={self.zig_cpu}", *wide)
-        return (f"-march={self.march}", *wide)
+        return (*self.march, *wide)
 
 
 _V3 = frozenset(
-    "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3 avx avx2 bmi1 bmi2 f16c fma abm movbe xsave".split()
+    ["cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"]
 )
-_V4 = _V3 | frozenset("avx512f avx512bw avx512cd avx512dq avx512vl".split())
+_V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
 
 _TARGETS = {
     target.name: target
     for target in (
-        Target("x86-64-v3", "x86_64", "x86-64-v3", "x86_64_v3", _V3, 8, 6, 2),
-        Target("x86-64-v4", "x86_64", "x86-64-v4", "x86_64_v4", _V4, 16, 12, 4),
+        Target("x86-64-v3", "x86_64", ("-march=x86-64-v3",), "x86_64_v3", _V3, 8, 6, 2),
+        Target("x86-64-v4", "x86_64", ("-march=x86-64-v4",), "x86_64_v4", _V4, 16, 12, 4),
         Target(
-            "x86-64-v4-bf16", "x86_64", "x86-64-v4+avx512bf16", "x86_64_v4+avx512bf16",
+            "x86-64-v4-bf16", "x86_64", ("-march=x86-64-v4", "-mavx512bf16"), "x86_64_v4+avx512bf16",
             _V4 | {"avx512_bf16"}, 16, 12, 4, bf16_dot=True,
         ),
         # Neoverse N1 (Graviton2) and everything after it.
         Target(
-            "aarch64", "aarch64", "armv8.2-a", "generic+v8.2a",
-            frozenset("fp asimd atomics crc32 asimdrdm".split()), 4, 8, 4,
+            "aarch64", "aarch64", ("-march=armv8.2-a",), "generic+v8.2a",
+            frozenset(["fp", "asimd", "atomics", "crc32", "asimdrdm"]), 4, 8, 4,
         ),
     )
 }  # fmt: skip
