@@ -103,7 +103,7 @@ def read_folder(root: Path, *, name: str | None = None, revision: str | None = N
         )
     known = known or {}
     config = read_json(root / CONFIG_NAME)
-    names, index = _weight_names(root)
+    names, index = weight_names(root)
     weights = tuple(_file(root, file, known) for file in names)
     tensors = {file.name: read_header(_local(file)) for file in weights}
     check_index(root, index, tensors)
@@ -197,7 +197,14 @@ def check_index(
             )
 
 
-def _weight_names(root: Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+def weight_names(root: Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+    """The weight files that a folder says it has, and the index that says so.
+
+    Raises
+    ------
+    ModelFormatError
+        There are none, or the index is malformed.
+    """
     try:
         names = {path.name for path in root.iterdir() if path.is_file()}
     except OSError as error:
