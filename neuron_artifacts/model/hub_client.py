@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from neuron_artifacts._version import __version__
+from neuron_artifacts.errors import HubError
 from neuron_artifacts.model.hub_cache import Listing, Remote
 from neuron_artifacts.model.hub_errors import Asked, explain, failures, retry_after
 
@@ -54,6 +56,10 @@ class HubClient:
         self.endpoint: str = (endpoint or constants.ENDPOINT).rstrip("/")
         self.cache_dir = Path(cache_dir or constants.HF_HUB_CACHE)
         self.progress = progress
+        if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", self.endpoint):
+            raise HubError(
+                f"HF_ENDPOINT {self.endpoint!r} is no URL", hint="e.g. https://huggingface.co"
+            )
         self.asked = Asked(repo_id, self.revision, self.endpoint)
         self._timeout: float = constants.HF_HUB_DOWNLOAD_TIMEOUT
 
@@ -80,14 +86,22 @@ class HubClient:
         progress = self.progress if size else None
         tells = "tqdm_class" in inspect.signature(hf_hub_download).parameters
         options = {"tqdm_class": bar_class(name, size or 0, progress)} if tells else {}
-        with self.explained(name=name):
-            entry = hf_hub_download(
-                self.repo_id, name, revision=revision, cache_dir=self.cache_dir,
-                endpoint=self.endpoint, **_WHO, **options,
+
+        def download() -> Path:
+            return Path(
+                hf_hub_download(
+                    self.repo_id, name, revision=revision, cache_dir=self.cache_dir,
+                    endpoint=self.endpoint, **_WHO, **options,
+                )
             )  # fmt: skip
-        if progress and size and not tells:
+
+        with self.explained(name=name):
+            if tells:
+                return download()
+            entry = _ask(download)  # the older library gives up when a connection drops
+        if progress and size:
             progress(name, size, size)
-        return Path(entry)
+        return entry
 
     def read_head(self, name: str, commit: str, count: int) -> bytes:
         """The first ``count`` bytes of a file."""

@@ -28,6 +28,7 @@ _TRANSPORTS = frozenset({"requests", "urllib3", "httpx", "httpx2", "httpcore", "
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR})
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_UNSENDABLE = "LocalProtocolError"  # of httpx: a header that HTTP cannot carry
 _SECRETS = re.compile(r"(?i)(bearer\s+)\S+|hf_\w+|(https?://[^\s?]+)\?\S+")
 
 
@@ -157,13 +158,9 @@ def _explain_silence(error: BaseException, asked: Asked) -> NeuronArtifactsError
             f"HF_HUB_OFFLINE forbids to ask {asked.place}",
             hint="unset HF_HUB_OFFLINE, or download the model whole first",
         )
-    if not any(map(_is_transport, chain)):
+    if not any(map(_is_transport, chain)) or _holds(chain, _UNSENDABLE):
         return None
     host = urlsplit(asked.endpoint).hostname
-    if _holds(chain, "InvalidHeader") or _holds(chain, "LocalProtocolError"):
-        return HubError(
-            f"the token for {asked.place} holds characters that cannot be sent", hint=_login()
-        )
     reasons: tuple[tuple[type[BaseException] | str, str], ...] = (
         ("ProxyError", "the proxy refuses; check HTTPS_PROXY"),
         (socket.gaierror, f"the name {host} cannot be resolved"),
@@ -193,7 +190,7 @@ def _explain_rest(error: BaseException, asked: Asked, name: str | None) -> Neuro
         return HubError(
             f"{what} arrived cut short", hint="run the command again; a proxy may be in the way"
         )
-    if _holds(chain, UnicodeEncodeError):
+    if any(_holds(chain, kind) for kind in (UnicodeEncodeError, "InvalidHeader", _UNSENDABLE)):
         return HubError(
             f"the token for {asked.place} holds characters that cannot be sent", hint=_login()
         )
@@ -210,10 +207,13 @@ def _explain_rest(error: BaseException, asked: Asked, name: str | None) -> Neuro
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what led to it, as a traceback would tell it, outermost first."""
+    """The error and what led to it, outermost first."""
     while error is not None:
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        inside = (cause for cause in error.args if isinstance(cause, BaseException))
+        told = None if error.__suppress_context__ else error.__context__
+        # httpcore keeps the socket's own error only among the arguments.
+        error = error.__cause__ or told or next(inside, None)
 
 
 def _response(error: BaseException) -> Any:
@@ -227,12 +227,14 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_transport(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in _TRANSPORTS
+    # requests derives what is wrong with an answer or a header from ValueError too.
+    library = type(error).__module__.partition(".")[0]
+    return library in _TRANSPORTS and not isinstance(error, ValueError)
 
 
 def _holds(chain: tuple[BaseException, ...], kind: type[BaseException] | str) -> bool:
     if isinstance(kind, str):
-        return any(_is_transport(e) and kind in type(e).__name__ for e in chain)
+        return any(kind in type(e).__name__ for e in chain)
     return any(isinstance(e, kind) for e in chain)
 
 

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -47,7 +48,7 @@ class Fault:
     ``status`` answers with an error; ``cut`` sends only so many bytes of the body, under the
     full length if ``lie`` is false and under the shorter one if it is true; ``flip`` inverts the
     byte at that offset; ``body`` replaces the body; ``delay`` waits first, in seconds;
-    ``no_range`` ignores the Range header.
+    ``no_range`` ignores the Range header; ``first`` is called before the answer is made.
     """
 
     where: str
@@ -61,6 +62,7 @@ class Fault:
     body: bytes | None = None
     delay: float = 0.0
     no_range: bool = False
+    first: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,7 @@ class FakeHub:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.cdn = cdn
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self  # type: ignore[attr-defined]
         self.port: int = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -92,6 +93,10 @@ class FakeHub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop answering: the next connection is refused."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -122,6 +127,14 @@ class FakeHub:
         return None
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # the client had enough
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 5
@@ -144,7 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
         host = (self.headers.get("Host") or "").partition(":")[0]
         hub.requests.append(Request(self.command, path, token, self.headers.get("Range"), host))
         fault = hub.take_fault(self.command, path)
-        if fault and fault.delay:
+        if fault:
+            fault.first()
             time.sleep(fault.delay)
         if fault and fault.status:
             self._send(fault.status, dict(fault.headers), fault.body or b"trouble", None)
@@ -223,7 +237,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_blob(data, headers, fault)
 
     def _find_blob(self, hub: FakeHub, sha256: str) -> bytes:
-        every = (f for r in hub.repositories.values() for c in r.commits.values() for f in c.values())
+        every = (
+            f for r in hub.repositories.values() for c in r.commits.values() for f in c.values()
+        )
         return next(data for data in every if _sha256(data) == sha256)
 
     def _send_blob(self, data: bytes, headers: dict[str, str], fault: Fault | None) -> None:
@@ -255,10 +271,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        try:
-            self.wfile.write(body if cut is None else body[:cut])
-        except OSError:
-            self.close_connection = True  # the client had enough
+        self.wfile.write(body if cut is None else body[:cut])
         if cut is not None:
             self.close_connection = True
 
