@@ -24,6 +24,7 @@ line ends with. The library never prints them; :mod:`neuron_artifacts.cli` does,
     │   └── CompileError            1   the compiler ran and failed
     ├── StoreError                  1   the store cannot be read or written
     ├── ServeError                  1   the server cannot start
+    │   └── EngineError             1   the engine stopped, or the model gave no usable logits
     └── RequestError                2   a generation request is invalid (HTTP 400)
         ├── ContextLengthError      2   the prompt or the answer does not fit (HTTP 400)
         └── EngineBusyError         1   the queue is full or draining (HTTP 429 or 503)
@@ -143,6 +144,10 @@ class StoreError(NeuronArtifactsError):
 
 
 class ServeError(NeuronArtifactsError):
+    pass
+
+
+class EngineError(ServeError):
     pass
 
 

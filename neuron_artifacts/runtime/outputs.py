@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from neuron_artifacts.errors import NeuronArtifactsError
+
 FinishReason = Literal["stop", "length", "abort"]
 
 
@@ -29,6 +31,7 @@ class SequenceDelta:
     ``token_ids`` are the new tokens, and ``logprobs`` has one entry for each of them where the
     request asked. ``finish_reason`` is set on the last delta of the sequence; ``stop_reason`` is
     then the stop string or stop token id that ended it, or ``None`` for the end-of-text token.
+    ``error`` says why the engine gave the sequence up; ``finish_reason`` is then ``"abort"``.
     """
 
     request_id: str
@@ -38,6 +41,7 @@ class SequenceDelta:
     logprobs: list[TokenLogprobs] | None = None
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
+    error: NeuronArtifactsError | None = None
 
 
 @dataclass

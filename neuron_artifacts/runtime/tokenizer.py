@@ -1,0 +1,287 @@
+"""A model's tokenizer, read as transformers' fast tokenizers read it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuron_artifacts.errors import ModelFormatError, RequestError
+from neuron_artifacts.model.snapshot import read_json
+
+if TYPE_CHECKING:
+    import tokenizers
+
+SPECIAL_NAMES = (
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+)  # fmt: skip
+
+_MAX_TEMPLATE_BYTES = 1 << 20
+_SPACED = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"),
+    (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
+"""What ``clean_up_tokenization_spaces`` rewrites, in transformers' order."""
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Attributes
+    ----------
+    special_tokens:
+        The named special tokens (``bos_token``, …) as chat templates see them.
+    eos_token_ids:
+        The ids that end a text: the tokenizer's own and those of the generation configuration.
+    special_ids:
+        The ids that ``skip_special_tokens`` leaves out.
+    chat_templates:
+        Jinja templates by name; a single one is called ``"default"``.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        eos_token_ids: Iterable[int] = (),
+        chat_templates: Mapping[str, str] | None = None,
+        clean_up_spaces: bool = False,
+    ) -> None:
+        self._backend = backend
+        self.special_tokens = dict(special_tokens or {})
+        self.chat_templates = dict(chat_templates or {})
+        own = self._id_of("eos_token")
+        self.eos_token_ids = tuple(sorted({*eos_token_ids, *(() if own is None else (own,))}))
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        # For BPE the clean-up would eat spaces that belong to the text; transformers skips it too.
+        self._clean_up = clean_up_spaces and type(backend.model).__name__ != "BPE"
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read ``tokenizer.json`` and the files beside it.
+
+        Which tokens frame a text (``add_special_tokens``) is what the post-processor in
+        ``tokenizer.json`` says; ``add_bos_token`` in ``tokenizer_config.json`` has no say beside
+        it, in transformers neither.
+
+        Raises
+        ------
+        ModelFormatError
+            A file is missing or not what it should be.
+        """
+        folder = Path(folder)
+        config = _read_optional(folder / "tokenizer_config.json")
+        backend = _read_backend(folder / "tokenizer.json")
+        special = _named_tokens(config, _read_optional(folder / "special_tokens_map.json"))
+        _add_tokens(backend, config, special)
+        return cls(
+            backend,
+            special_tokens={name: _content(token) for name, token in special.items()},
+            eos_token_ids=_read_eos_ids(folder),
+            chat_templates=_read_templates(folder, config),
+            clean_up_spaces=config.get("clean_up_tokenization_spaces") is True,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included; the model's own may be padded beyond it."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._id_of("bos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self._id_of("eos_token")
+
+    @property
+    def pad_token_id(self) -> int | None:
+        return self._id_of("pad_token")
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, framed by special tokens where the tokenizer does so."""
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(
+        self, ids: Sequence[int], skip_special_tokens: bool = True, *, clean_up: bool = True
+    ) -> str:
+        """The text of some token ids; ids without a token add nothing."""
+        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        if clean_up and self._clean_up:
+            for spaced, joined in _SPACED:
+                text = text.replace(spaced, joined)
+        return text
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """The vocabulary's own spelling of a token, or ``None`` beyond the vocabulary."""
+        token: str | None = self._backend.id_to_token(token_id)
+        return token
+
+    def token_to_id(self, token: str) -> int | None:
+        found: int | None = self._backend.token_to_id(token)
+        return found
+
+    def chat_template(self, *, tools: bool = False, name: str | None = None) -> str:
+        """The chat template to use: by name, else ``tool_use`` for tools, else ``default``.
+
+        Raises
+        ------
+        RequestError
+            The model has no such template.
+        """
+        for wanted in [name] if name else ["tool_use"] * tools + ["default"]:
+            if wanted in self.chat_templates:
+                return self.chat_templates[wanted]
+        known = ", ".join(sorted(self.chat_templates))
+        raise RequestError(
+            f"the model has no chat template {f'named {name!r}' if name else ''}".rstrip()
+            + (f"; it has {known}" if known else ""),
+            hint="use text completions, or a model with a chat template",
+            param="messages",
+        )
+
+    def _id_of(self, name: str) -> int | None:
+        token = self.special_tokens.get(name)
+        return None if token is None else self.token_to_id(token)
+
+
+def _read_backend(path: Path) -> tokenizers.Tokenizer:
+    import tokenizers
+
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelFormatError(
+            f"{path.parent} has no {path.name}",
+            hint="save it with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+        ) from None
+    except OSError as error:
+        raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        backend = tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:  # noqa: BLE001 - the library raises no narrower one
+        raise ModelFormatError(
+            f"{path} is not a tokenizer: {_one_line(error)}",
+            hint="download it again, or upgrade the tokenizers package if the file is newer",
+        ) from None
+    # Saved along by training scripts; transformers resets both before each call.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def _named_tokens(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, Any]:
+    """``bos_token`` and so on, as text or as an AddedToken's fields; the config's come first."""
+    named: dict[str, Any] = {}
+    for name in SPECIAL_NAMES:
+        token = config.get(name, legacy.get(name))
+        if token is not None:
+            _content(token, name)
+            named[name] = token
+    return named
+
+
+def _content(token: Any, name: str = "a special token") -> str:
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise ModelFormatError(f"{name} of the tokenizer is neither text nor a token: {token!r}")
+    return text
+
+
+def _add_tokens(
+    backend: tokenizers.Tokenizer, config: Mapping[str, Any], special: Mapping[str, Any]
+) -> None:
+    """Add what the configuration declares and ``tokenizer.json`` lacks; mark the special ones."""
+    declared = config.get("added_tokens_decoder")
+    if isinstance(declared, dict):
+        known = backend.get_vocab(with_added_tokens=True)
+        for _, token in sorted(declared.items(), key=lambda item: _number(item[0])):
+            if _content(token) not in known:
+                backend.add_tokens([_added_token(token, special=False)])
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    extra = list(extra.values()) if isinstance(extra, dict) else list(extra)
+    tokens = [_added_token(token, special=True) for token in [*special.values(), *extra]]
+    if tokens:
+        backend.add_special_tokens(tokens)
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ModelFormatError(f"added_tokens_decoder has {text!r} for a token id") from None
+
+
+def _added_token(token: Any, *, special: bool) -> tokenizers.AddedToken:
+    import tokenizers
+
+    fields = token if isinstance(token, dict) else {}
+    flags = {
+        name: fields[name]
+        for name in ("single_word", "lstrip", "rstrip", "normalized")
+        if isinstance(fields.get(name), bool)
+    }
+    flags.setdefault("normalized", not special)
+    special = special or fields.get("special") is True
+    return tokenizers.AddedToken(_content(token), special=special, **flags)
+
+
+def _read_eos_ids(folder: Path) -> list[int]:
+    """``eos_token_id`` of the generation configuration, else of the model's."""
+    for name in ("generation_config.json", "config.json"):
+        found = _read_optional(folder / name).get("eos_token_id")
+        if found is None:
+            continue
+        ids = found if isinstance(found, list) else [found]
+        if any(not isinstance(i, int) or isinstance(i, bool) for i in ids):
+            raise ModelFormatError(f"{folder / name} has an eos_token_id that is no id: {found!r}")
+        return ids
+    return []
+
+
+def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Chat templates from their own files, else from the tokenizer's configuration."""
+    found: dict[str, str] = {}
+    if (folder / "chat_template.jinja").is_file():
+        found["default"] = _read_text(folder / "chat_template.jinja")
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        found[path.stem] = _read_text(path)
+    if found:
+        return found
+    declared = config.get("chat_template")
+    if declared is None and (folder / "chat_template.json").is_file():
+        declared = read_json(folder / "chat_template.json").get("chat_template")
+    if declared is None:
+        return {}
+    if isinstance(declared, str):
+        return {"default": declared}
+    try:
+        named = {entry["name"]: entry["template"] for entry in declared}
+    except (KeyError, TypeError):
+        named = {None: None}
+    if not all(isinstance(part, str) for pair in named.items() for part in pair):
+        raise ModelFormatError(f"chat_template in {folder} is neither text nor named texts")
+    return named
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_TEMPLATE_BYTES:
+            raise ModelFormatError(f"{path} is larger than {_MAX_TEMPLATE_BYTES >> 20} MiB")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ModelFormatError(f"{path} is not UTF-8 text") from None
