@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from typing import Any
 CHUNK = 1 << 20
 SETTLED_NS = 2_000_000_000
 """A file younger than this may still change within one timestamp tick: its digest is not kept."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def user_cache_dir() -> Path:
@@ -58,6 +61,11 @@ def is_safe_relative(name: str) -> bool:
     return not name.startswith("/") and ".." not in parts and "." not in name.split("/")
 
 
+def is_sha256(value: Any) -> bool:
+    """Whether ``value`` is a SHA-256 in lower-case hexadecimal."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
 def hash_file(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     digest = hashlib.sha256()
@@ -97,12 +105,12 @@ class DigestCache:
         stat = path.stat()
         entry = self._entry(stat)
         try:
-            if entry.parent.stat().st_mode & 0o022 or entry.stat().st_uid != os.getuid():
+            folder, mine = entry.parent.stat(), os.getuid()
+            if folder.st_mode & 0o022 or {folder.st_uid, entry.stat().st_uid} != {mine}:
                 return None
             record = json.loads(entry.read_bytes())
             if record["size"] == stat.st_size and record["mtime_ns"] == stat.st_mtime_ns:
-                digest = record["sha256"]
-                return digest if isinstance(digest, str) and len(digest) == 64 else None
+                return record["sha256"] if is_sha256(record["sha256"]) else None
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return None

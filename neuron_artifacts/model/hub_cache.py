@@ -9,12 +9,11 @@ network it then tells a whole copy from one that another tool fetched in part.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neuron_artifacts._files import load_json_object, user_cache_dir, write_atomically
+from neuron_artifacts._files import is_sha256, load_json_object, user_cache_dir, write_atomically
 from neuron_artifacts.errors import ModelFormatError, ModelNotFoundError
 from neuron_artifacts.model.snapshot import (
     ASSET_NAMES,
@@ -27,7 +26,6 @@ from neuron_artifacts.model.snapshot import (
     weight_names,
 )
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TOKENIZER = "tokenizer.json"
 
 
@@ -151,11 +149,6 @@ class HubCache:
 
     def _record(self, commit: str) -> Path:
         return user_cache_dir() / "hub" / f"{self.repo_id.replace('/', '--')}@{commit}.json"
-
-
-def is_sha256(text: str) -> bool:
-    """Whether ``text`` is a SHA-256 in hexadecimal."""
-    return isinstance(text, str) and _SHA256.fullmatch(text) is not None
 
 
 def _vouched(entry: Path) -> str | None:
