@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from neuron_artifacts._version import __version__
 
 if TYPE_CHECKING:
-    from neuron_artifacts.api import LLM, compile, load
+    from neuron_artifacts.api import compile, load
+    from neuron_artifacts.api.llm import LLM
     from neuron_artifacts.errors import NeuronArtifactsError
     from neuron_artifacts.runtime.outputs import CompletionOutput, RequestOutput
     from neuron_artifacts.runtime.params import SamplingParams
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "LLM": "api",
+    "LLM": "api.llm",
     "compile": "api",
     "load": "api",
     "NeuronArtifactsError": "errors",

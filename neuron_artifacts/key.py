@@ -79,6 +79,7 @@ def digest_of(value: Any) -> str:
 
 def make_key(graphs: Mapping[str, Any], weights: Mapping[str, Any]) -> ArtifactKey:
     """Digest both halves of a key document."""
+    graphs, weights = _as_json(graphs), _as_json(weights)
     graphs_digest, weights_digest = digest_of(graphs), digest_of(weights)
     key = digest_of({"schema": KEY_SCHEMA, "graphs": graphs_digest, "weights": weights_digest})
     return ArtifactKey(graphs, weights, graphs_digest, weights_digest, key)
@@ -93,6 +94,15 @@ def diff_documents(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Di
         if a.get(field, ABSENT) != b.get(field, ABSENT)
     ]
     return sorted(rows, key=lambda row: (row.cost != "recompile", row.field))
+
+
+def _as_json(value: Any) -> Any:
+    """The value as it reads back from JSON: a document compares equal to its stored self."""
+    if isinstance(value, Mapping):
+        return {name: _as_json(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(entry) for entry in value]
+    return value
 
 
 def _cost(field: str) -> Cost:

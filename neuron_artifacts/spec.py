@@ -157,9 +157,9 @@ def _read_file(path: Path | None) -> Mapping[str, Any]:
 
 
 def _text(name: str, value: Any) -> str:
-    if isinstance(value, (str, Path)) and str(value):
+    if isinstance(value, (str, Path)) and str(value).strip():
         return str(value)
-    raise SpecError(f"{name} must be text, got {value!r}")
+    raise SpecError(f"{name} must be text, and not empty, got {value!r}")
 
 
 def _count(name: str, value: Any) -> int:

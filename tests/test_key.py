@@ -77,6 +77,11 @@ def test_key_is_the_digest_of_both_digests() -> None:
     assert make_key({"a": 1}, {"b": 3}).key != key.key
 
 
+def test_a_stored_document_does_not_differ_from_itself() -> None:
+    key = make_key({"a": (1, (2, None))}, {"b": {"c": ()}})
+    assert diff_documents(key.document, json.loads(json.dumps(key.document))) == []
+
+
 def test_diff_puts_what_costs_most_first() -> None:
     left = {"graphs": {"n": {"a": 1, "b": [1]}}, "weights": {"files": {"x": {"sha256": "1"}}}}
     right = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the command line reads this port, and starts without numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
-Logits = NDArray[np.float32]
+Logits: TypeAlias = "NDArray[np.float32]"
 
 
 class Runner(Protocol):

@@ -24,6 +24,7 @@ from neuron_artifacts.model.snapshot import CONFIG_NAME, INDEX_NAME
 from neuron_artifacts.plan import Decision, GraphStep, WeightStep
 from neuron_artifacts.preflight import check_resources, measure
 from neuron_artifacts.store import LocalStore, Staging
+from neuron_artifacts.store.staging import storing
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class BuildJob:
         self._tell(step, "compiling")
         task = step.task
         try:
-            cost = self.backend.compile_graph(self.resolved, task, staging.reserve(task.file))
+            with storing(staging.path):
+                cost = self.backend.compile_graph(self.resolved, task, staging.reserve(task.file))
         except BaseException:
             self._tell(step, "failed")
             raise
@@ -173,7 +175,8 @@ class BuildJob:
         if source.path is None:
             raise ModelNotFoundError(f"{source.name} is not on this machine")
         if step.task.stored_as:
-            self.backend.convert_weights(self.resolved, step.task, staging.reserve(name))
+            with storing(staging.path):
+                self.backend.convert_weights(self.resolved, step.task, staging.reserve(name))
             staging.adopt(name, "weights")
             return
         staging.place(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def place(built: Path, tmp_path: Path) -> Path:
 
 def compile_at(place: Path, events: list[Event] | None = None, **options: Any) -> Outcome:
     settings: dict[str, Any] = {"model": str(place / "model"), "store": str(place / "store")}
-    environ = options.pop("environ", {})
+    environ = {"PATH": os.environ["PATH"], **options.pop("environ", {})}
     force = options.pop("force", False)
     spec = resolve_spec({**settings, **SMALL, **options}, environ=environ)
     observe = events.append if events is not None else lambda _event: None

@@ -89,7 +89,7 @@ def test_compile(
         ("./absent", "./absent is neither a folder nor a hub id"),
         ("/absent/model", "is neither a folder nor a hub id"),
         ("a b", "is neither a folder nor a hub id"),
-        ("", "no model given"),
+        ("", "model must be text, and not empty"),
     ],
 )
 def test_no_such_model(tmp_path: Path, model: str, message: str) -> None:
@@ -171,7 +171,7 @@ def test_too_small_a_disk_is_refused_with_both_numbers(tmp_path: Path) -> None:
     try:
         refused = run("compile", "model", *FLAGS, "--store", "store", cwd=tmp_path)
         assert refused.code == 7
-        assert "of disk and 1.0 MiB are free" in refused.err
+        assert "of disk and 1020.0 KiB are free" in refused.err
         full = store / "filler"
         full.write_bytes(b"x" * (900 << 10))
         forced = run(

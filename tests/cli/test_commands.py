@@ -97,7 +97,7 @@ def test_lookup_hits_and_changes_nothing(place: Path) -> None:
     [
         ("weights", [], "relink", 0),
         (None, ["--token-generation-buckets", "32,64"], "partial", 1),
-        (None, ["--torch-dtype", "bfloat16"], "miss", 3),
+        (None, ["--torch-dtype", "float32"], "miss", 3),
     ],
 )
 def test_lookup_explains_a_miss(
@@ -219,7 +219,7 @@ def test_nothing_heavy_is_imported_for_a_hit(place: Path) -> None:
         "import sys\nsys.argv = ['neuron-artifacts', 'compile', 'model', *sys.argv[1:]]\n"
         "from neuron_artifacts.cli import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0, stop.code\n"
-        "heavy = {'torch', 'transformers', 'fastapi', 'uvicorn', 'pydantic', 'numpy', 'rich',"
+        "heavy = {'torch', 'transformers', 'fastapi', 'uvicorn', 'numpy', 'rich', 'httpx',"
         " 'huggingface_hub', 'tokenizers', 'jinja2', 'yaml', 'prometheus_client'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )

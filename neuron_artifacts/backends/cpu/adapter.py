@@ -36,7 +36,6 @@ from neuron_artifacts.backends.cpu.targets import Target, resolve_target
 from neuron_artifacts.backends.cpu.weights import (
     check_tensors,
     choose_storage,
-    convert_file,
     plan_files,
 )
 from neuron_artifacts.backends.runner import Runner
@@ -101,6 +100,8 @@ class CpuBackend:
         return GraphCost(round(time.monotonic() - began, 3), peak)
 
     def convert_weights(self, resolved: ResolvedSpec, task: WeightTask, destination: Path) -> None:
+        from neuron_artifacts.backends.cpu.convert import convert_file
+
         if task.source.path is None:
             raise AssertionError("weights are downloaded before they are converted")
         convert_file(task.source.path, destination, resolved.work.storage)
@@ -204,7 +205,11 @@ def _weights_document(model: ModelSnapshot, weights: tuple[WeightTask, ...]) -> 
     return {
         "files": files,
         "assets": {file.name: model.sha256(file) for file in model.asset_files},
-        "serving": {name: model.config[name] for name in SERVING_FIELDS if name in model.config},
+        "serving": {
+            name: model.config[name]
+            for name in SERVING_FIELDS
+            if model.config.get(name) is not None
+        },
     }
 
 

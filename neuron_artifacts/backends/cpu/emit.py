@@ -6,10 +6,9 @@ gives the same bytes.
 
 from __future__ import annotations
 
+import struct
 from functools import cache
 from importlib import resources
-
-import numpy as np
 
 from neuron_artifacts.backends.cpu.abi import STORAGE_CODES, cache_bits, signature
 from neuron_artifacts.backends.cpu.ir import Attend, Graph
@@ -89,7 +88,8 @@ def _constants(graph: Graph) -> str:
 
 def _literal(value: float) -> str:
     """The nearest float32, as a hexadecimal literal every compiler reads alike."""
-    return f"{float(np.float32(value)).hex()}f"
+    (rounded,) = struct.unpack("<f", struct.pack("<f", value))
+    return f"{rounded.hex()}f"
 
 
 def _windows(graph: Graph) -> str:

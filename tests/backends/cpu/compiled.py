@@ -15,6 +15,7 @@ from typing import Any
 
 from neuron_artifacts.backends.cpu.arch import Arch, parse_arch
 from neuron_artifacts.backends.cpu.compiler import compile_graph, find_compiler
+from neuron_artifacts.backends.cpu.convert import convert_file
 from neuron_artifacts.backends.cpu.emit import emit
 from neuron_artifacts.backends.cpu.lower import lower
 from neuron_artifacts.backends.cpu.runner import CpuRunner
@@ -22,7 +23,6 @@ from neuron_artifacts.backends.cpu.targets import resolve_target
 from neuron_artifacts.backends.cpu.weights import (
     check_tensors,
     choose_storage,
-    convert_file,
     plan_files,
 )
 from neuron_artifacts.model.safetensors_header import read_header
@@ -40,6 +40,7 @@ class Shape:
     batch_size: int = 4
     seq_len: int = 128
     threads: int = 1
+    target: str = "native"
 
     @property
     def graphs(self) -> tuple[tuple[str, int], ...]:
@@ -54,8 +55,6 @@ class Workshop:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._target = resolve_target("native")
-        self._compiler = find_compiler(self._target, os.environ, folder / "compilers")
         self._workers = ThreadPoolExecutor(2)
 
     def close(self) -> None:
@@ -85,11 +84,14 @@ class Workshop:
             runner.close()
 
     def _graphs(self, arch: Arch, shape: Shape, storage: str) -> Graphs:
+        target = resolve_target(shape.target)
+        compiler = find_compiler(target, os.environ, self._folder / "compilers")
+
         def build(source: str) -> Path:
-            digest = hashlib.sha256(source.encode()).hexdigest()
+            digest = hashlib.sha256(f"{target.name} {source}".encode()).hexdigest()
             destination = self._folder / f"{digest}.so"
             if not destination.exists():
-                compile_graph(self._compiler, self._target, source, destination)
+                compile_graph(compiler, target, source, destination)
             return destination
 
         sources = [
@@ -101,7 +103,7 @@ class Workshop:
                     batch_size=shape.batch_size,
                     storage=storage,
                     compute=shape.compute,
-                    target=self._target,
+                    target=target,
                 )
             )
             for phase, bucket in shape.graphs
