@@ -69,7 +69,7 @@ def render_chat(
         "documents": None,
         **_plain(kwargs),
         "messages": chat,
-        "tools": _plain(tools) if tools else None,
+        "tools": _plain(tools),
         "add_generation_prompt": add_generation_prompt,
     }
     prompt = _render(compiled, variables)

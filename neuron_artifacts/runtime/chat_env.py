@@ -18,6 +18,7 @@ from jinja2.utils import Namespace
 MAX_ITERATIONS = 1_000_000
 MAX_REPEATED = 1 << 24
 _MAX_EXPONENT = 4096
+_PART_FILTERS = frozenset({"map", "selectattr", "rejectattr"})
 
 _iterations: contextvars.ContextVar[list[int]] = contextvars.ContextVar("iterations")
 
@@ -31,7 +32,7 @@ class Template:
     """A compiled template.
 
     ``loops_over_parts`` says that it goes through the parts of a message's content, and so
-    expects a list of them where a client sent one.
+    reads a list of them where a client sent one.
     """
 
     compiled: jinja2.Template
@@ -129,18 +130,16 @@ def _make_environment() -> jinja2.Environment:
 
 
 def _loops_over_content(tree: nodes.Template) -> bool:
-    """Whether some loop goes over ``….content``, or over a name that was set to it."""
-    aliases = {"content"} if _assigns_content(tree) else set()
+    """Whether it loops over, or filters, ``….content`` or a name that stands for it."""
+    macros = tree.find_all(nodes.Macro)
+    aliases = {"content"} & {argument.name for macro in macros for argument in macro.args}
     for assignment in tree.find_all(nodes.Assign):
         if isinstance(assignment.target, nodes.Name) and _is_content(assignment.node, aliases):
             aliases.add(assignment.target.name)
-    return any(_is_content(loop.iter, aliases) for loop in tree.find_all(nodes.For))
-
-
-def _assigns_content(tree: nodes.Template) -> bool:
-    """Whether ``content`` is a macro's parameter, as where parts are rendered by a macro."""
-    macros = tree.find_all(nodes.Macro)
-    return any(argument.name == "content" for macro in macros for argument in macro.args)
+    listed = [loop.iter for loop in tree.find_all(nodes.For)]
+    filters = tree.find_all(nodes.Filter)
+    listed += [f.node for f in filters if f.node and f.name in _PART_FILTERS]
+    return any(_is_content(node, aliases) for node in listed)
 
 
 def _is_content(node: nodes.Node, aliases: set[str]) -> bool:
