@@ -1,4 +1,4 @@
-"""What a compiled graph and its host agree on: ``call_t`` of ``csrc/prelude.h``, and a signature."""
+"""What a compiled graph and its host agree on: ``call_t`` of ``csrc/prelude.h``, a signature."""
 
 from __future__ import annotations
 

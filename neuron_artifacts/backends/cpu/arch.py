@@ -23,16 +23,16 @@ GRAPH_FIELDS = (
     "rms_norm_eps", "rope_parameters", "rope_scaling", "rope_theta", "sliding_window",
     "tie_word_embeddings", "use_sliding_window", "vocab_size",
 )  # fmt: skip
-"""Fields that shape a graph, its rotary tables or its cache, or that decide whether we accept it."""
+"""Fields that shape a graph, its rotary tables or its cache, or decide whether we accept it."""
 
 SERVING_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 """Fields that decide what is served, but no graph."""
 
 IRRELEVANT_FIELDS = (
-    "_attn_implementation", "_name_or_path", "attention_dropout", "auto_map", "chunk_size_feed_forward",
-    "dtype", "id2label", "initializer_range", "label2id", "output_attentions",
-    "output_hidden_states", "pretraining_tp", "problem_type", "return_dict", "torch_dtype",
-    "transformers_version", "unsloth_fixed", "unsloth_version", "use_cache",
+    "_attn_implementation", "_name_or_path", "attention_dropout", "auto_map",
+    "chunk_size_feed_forward", "dtype", "id2label", "initializer_range", "label2id",
+    "output_attentions", "output_hidden_states", "pretraining_tp", "problem_type", "return_dict",
+    "torch_dtype", "transformers_version", "unsloth_fixed", "unsloth_version", "use_cache",
 )  # fmt: skip
 """Fields that change nothing here: notes of the exporter, and what only training reads.
 
@@ -256,7 +256,7 @@ def _windows(fields: Fields, family: _Family, layers: int) -> tuple[int | None, 
 
 
 def _listed_windows(fields: Fields, layers: int) -> tuple[int | None, ...]:
-    """Qwen: some layers slide, if any do, and ``layer_types`` or ``max_window_layers`` says which."""
+    """Qwen: ``layer_types`` or ``max_window_layers`` says which layers slide, if any do."""
     sliding = fields.boolean("use_sliding_window", False)
     default = 4096 if "sliding_window" not in fields.raw else None
     window = fields.optional_integer("sliding_window", default, 1, MAX_POSITIONS)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from neuron_artifacts._files import write_atomically
 from neuron_artifacts.backends.cpu.targets import Target
@@ -81,20 +81,17 @@ def find_compiler(target: Target, environ: Mapping[str, str], cache_dir: Path) -
     """
     for origin, argv in _candidates(target, environ):
         resolved = _resolve(argv, environ)
-        if resolved is None:
-            if origin:
-                _reject(origin, argv, "is not an executable here")
-            continue
-        compiler = _recall_or_probe(resolved, environ, cache_dir)
+        compiler = _recall_or_probe(resolved, environ, cache_dir) if resolved else None
         if compiler is None:
             if origin:
-                _reject(origin, argv, "does not answer like gcc, clang or zig")
-            continue
-        if compiler.kind == "zig" or compiler.machine == target.machine:
+                why = "answers unlike gcc, clang and zig" if resolved else "is not an executable"
+                raise _rejected(origin, argv, why)
+        elif compiler.kind == "zig" or compiler.machine == target.machine:
             return compiler
-        if origin == "NEURON_ARTIFACTS_CC":
-            _reject(origin, argv, f"compiles for {compiler.machine}, not for {target.machine}")
-    _none_found(target)
+        elif origin == "NEURON_ARTIFACTS_CC":
+            why = f"compiles for {compiler.machine}, not for {target.machine}"
+            raise _rejected(origin, argv, why)
+    raise _none_found(target)
 
 
 def _candidates(target: Target, environ: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
@@ -133,17 +130,17 @@ def _resolve(argv: list[str], environ: Mapping[str, str]) -> tuple[str, ...] | N
     return (str(Path(program).absolute()), *argv[1:]) if program else None
 
 
-def _reject(origin: str, argv: list[str], why: str) -> NoReturn:
-    raise ToolchainError(
+def _rejected(origin: str, argv: list[str], why: str) -> ToolchainError:
+    return ToolchainError(
         f"{origin}={shlex.join(argv)} {why}",
         hint=f"correct {origin}, or unset it to have a compiler looked for",
     )
 
 
-def _none_found(target: Target) -> NoReturn:
+def _none_found(target: Target) -> ToolchainError:
     native = target.machine == platform.machine()
     package = "gcc" if native else f"gcc-{target.machine.replace('_', '-')}-linux-gnu"
-    raise ToolchainError(
+    return ToolchainError(
         f"no C compiler for {target.name} was found",
         hint=f"install one with your system's packages (apt install {package}), or from PyPI: "
         "pip install 'neuron-artifacts[toolchain]'",
@@ -254,7 +251,7 @@ def compile_graph(compiler: Compiler, target: Target, source: str, destination: 
         code, log = _run(argv, folder)
         built = Path(folder) / OBJECT_NAME
         if code or not built.is_file():
-            _raise_failure(compiler, target, code, log)
+            raise _failed(compiler, target, code, log)
         built.chmod(0o644)
         built.replace(destination)
 
@@ -297,11 +294,11 @@ def _death_hook() -> Callable[[], None] | None:
     return hook
 
 
-def _raise_failure(compiler: Compiler, target: Target, code: int, log: str) -> NoReturn:
+def _failed(compiler: Compiler, target: Target, code: int, log: str) -> CompileError:
     lines = log.splitlines()
     cause = " | ".join(line.strip() for line in lines[-LOG_LINES:]) or "it printed nothing"
     ended = f"signal {-code}" if code < -1 else f"code {code}"
-    raise CompileError(
+    return CompileError(
         f"{compiler.kind} {compiler.version} failed for {target.name} ({ended}): {cause}",
         hint="try another compiler with NEURON_ARTIFACTS_CC, or "
         "pip install 'neuron-artifacts[toolchain]' for a known good one",

@@ -11,7 +11,7 @@ from pathlib import Path
 def usable_cores(
     cgroup: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> int:
-    """Cores of the affinity mask, less where a control group has a smaller quota (version 1 or 2)."""
+    """Cores of the affinity mask, or of a control group (version 1 or 2) with a smaller quota."""
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
     for quota in _quotas(cgroup, own):

@@ -16,7 +16,7 @@ from neuron_artifacts.backends.cpu.kernels import dot_kernels, sum_kernel, tile_
 from neuron_artifacts.backends.cpu.schedule import run_function
 
 BLOCK_CELLS = 256
-"""Depth of a block of context encoding, in cells of 4 bytes: 32 tokens of it take 32 KB of cache."""
+"""Depth of a block of context encoding in cells of 4 bytes: 32 KB of cache for 32 tokens."""
 
 PACKED_STRIDE = BLOCK_CELLS + 16
 """Cells from one packed row to the next; the odd rest keeps rows of a tile in different sets."""
@@ -48,7 +48,7 @@ def emit(graph: Graph) -> str:
 
 @cache
 def _text(name: str) -> str:
-    return resources.files(__package__).joinpath("csrc", name).read_text(encoding="utf-8")
+    return (resources.files(__package__) / "csrc" / name).read_text(encoding="utf-8")
 
 
 def _bf16_dot(graph: Graph) -> bool:

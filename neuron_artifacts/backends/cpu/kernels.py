@@ -24,91 +24,147 @@ def sum_kernel(lanes: int) -> str:
 
 
 def dot_kernels(target: Target, max_rows: int, bf16_dot: bool) -> str:
-    """``dot_rows``: one weight row with any number of activation rows.
+    """``dot_rows`` and ``dot_pairs``: one or two weight rows with any number of activation rows.
 
-    ``max_rows`` bounds how many one pass serves. Each row's sum runs through the same chains in
-    the same order however many rows share the pass: results do not depend on the company.
+    ``max_rows`` bounds how many one pass serves. Each sum runs through the same chains in the same
+    order however many share the pass: a result does not depend on its company.
     """
     counts = [n for n in (4, 2, 1) if n <= min(max_rows, target.row_block)]
-    body = _bf16_dot if bf16_dot else _plain_dot
-    kernels = [body(count) for count in counts]
-    steps = [
-        f"  for (; r + {n} <= rows; r += {n})\n"
-        f"    dot_{n}(w, x + (ptrdiff_t)r * depth, depth, y + r * stride, stride, bias);"
-        for n in counts
+    kernel = _bf16_dot if bf16_dot else _plain_dot
+    # Two streams of weights keep more of the memory busy than one, where registers allow it.
+    paired = [n for n in counts if 2 * n <= target.row_block]
+    kernels = [kernel(1, n) for n in counts] + [kernel(2, n) for n in paired]
+    return "\n\n".join([*kernels, _dot_rows(counts), _dot_pairs(paired)])
+
+
+def _dot_rows(counts: list[int]) -> str:
+    lines = [
+        "INLINE void dot_rows(const weight_t *w, const act_t *x, int depth, int rows, float *y,",
+        "                     ptrdiff_t stride, float bias) {",
+        "  int r = 0;",
     ]
-    dispatch = (
-        "INLINE void dot_rows(const weight_t *w, const act_t *x, int depth, int rows, float *y,\n"
-        "                     ptrdiff_t stride, float bias) {\n  int r = 0;\n"
-        + "\n".join(steps)
-        + "\n}"
-    )
-    return "\n\n".join([*kernels, dispatch])
+    for n in counts:
+        lines += [
+            f"  for (; r + {n} <= rows; r += {n})",
+            f"    dot_1x{n}(w, 0, x + (ptrdiff_t)r * depth, depth, y + r * stride, 0, stride,",
+            "            bias, 0);",
+        ]
+    return "\n".join([*lines, "}"])
 
 
-def _plain_dot(rows: int) -> str:
-    lines = [_dot_head(rows), _declare(rows, "vf"), "  int k = 0;"]
-    lines.append(f"  for (; k + {CHAINS} * LANES <= depth; k += {CHAINS} * LANES) {{")
-    for chain in range(CHAINS):
-        lines.append(f"    vf w{chain} = weight_load(w + k + {chain} * LANES);")
-        for r in range(rows):
-            at = f"x + (ptrdiff_t){r} * depth + k + {chain} * LANES"
-            lines.append(f"    s{r}_{chain} += w{chain} * load({at});")
+def _dot_pairs(counts: list[int]) -> str:
+    lines = [
+        "INLINE void dot_pairs(const weight_t *w, ptrdiff_t gap, const act_t *x, int depth,",
+        "                      int rows, float *y, int y_gap, ptrdiff_t stride, float bias,",
+        "                      float bias_1) {",
+    ]
+    for n in counts:
+        lines += [
+            f"  if (rows == {n}) {{",
+            f"    dot_2x{n}(w, gap, x, depth, y, y_gap, stride, bias, bias_1);",
+            "    return;",
+            "  }",
+        ]
     lines += [
-        "  }",
-        "  for (; k + LANES <= depth; k += LANES) {",
-        "    vf w0 = weight_load(w + k);",
+        "  dot_rows(w, x, depth, rows, y, stride, bias);",
+        "  dot_rows(w + gap, x, depth, rows, y + y_gap, stride, bias_1);",
     ]
-    for r in range(rows):
-        lines.append(f"    s{r}_0 += w0 * load(x + (ptrdiff_t){r} * depth + k);")
-    lines += ["  }", *_fold(rows, "sum")]
-    lines += ["  for (; k < depth; k++) {", "    float w0 = weight_float(w + k);"]
-    lines += [f"    t{r} += w0 * x[(ptrdiff_t){r} * depth + k];" for r in range(rows)]
-    return "\n".join([*lines, "  }", *_dot_tail(rows)])
+    return "\n".join([*lines, "}"])
 
 
-def _bf16_dot(rows: int) -> str:
-    """AVX512_BF16: pairs of bfloat16 products summed into each float32 lane."""
-    lines = [_dot_head(rows), _declare(rows, "__m512"), "  int k = 0;"]
-    lines.append(f"  for (; k + {CHAINS} * 32 <= depth; k += {CHAINS} * 32) {{")
+def _plain_dot(streams: int, rows: int) -> str:
+    lines = [*_dot_head(streams, rows, "vf"), *_step("CHAINS * LANES")]
     for chain in range(CHAINS):
-        lines.append(f"    __m512bh w{chain} = (__m512bh)_mm512_loadu_si512(w + k + {chain} * 32);")
+        at = f"{chain} * LANES"
+        for m in range(streams):
+            lines.append(f"    vf w{m}_{chain} = weight_load({_weight(m)} + {at});")
         for r in range(rows):
-            at = f"x + (ptrdiff_t){r} * depth + k + {chain} * 32"
-            value = f"(__m512bh)_mm512_loadu_si512({at})"
-            lines.append(f"    s{r}_{chain} = _mm512_dpbf16_ps(s{r}_{chain}, w{chain}, {value});")
+            lines.append(f"    vf x{r}_{chain} = load({_row(r)} + {at});")
+            lines += [
+                f"    s{m}{r}_{chain} += w{m}_{chain} * x{r}_{chain};" for m in range(streams)
+            ]
+    lines += ["  }", *_step("LANES")]
+    for m in range(streams):
+        lines.append(f"    vf w{m}_0 = weight_load({_weight(m)});")
+        lines += [f"    s{m}{r}_0 += w{m}_0 * load({_row(r)});" for r in range(rows)]
+    lines += ["  }", *_fold(streams, rows), "  for (; k < depth; k++) {"]
+    for m in range(streams):
+        lines.append(f"    float w{m}_0 = weight_float({_weight(m)});")
+        lines += [f"    t{m}{r} += w{m}_0 * *({_row(r)});" for r in range(rows)]
+    return "\n".join([*lines, "  }", *_dot_tail(streams, rows)])
+
+
+def _bf16_dot(streams: int, rows: int) -> str:
+    """AVX512_BF16: pairs of bfloat16 products summed into each float32 lane."""
+    lines = [*_dot_head(streams, rows, "__m512"), *_step("CHAINS * 32")]
+    full, masked = "(__m512bh)_mm512_loadu_si512", "(__m512bh)_mm512_maskz_loadu_epi16"
+    for chain in range(CHAINS):
+        at = f"{chain} * 32"
+        for m in range(streams):
+            lines.append(f"    __m512bh w{m}_{chain} = {full}({_weight(m)} + {at});")
+        for r in range(rows):
+            lines.append(f"    __m512bh x{r}_{chain} = {full}({_row(r)} + {at});")
+            lines += [f"    {_dpbf16(m, r, chain)}" for m in range(streams)]
     lines += [
         "  }",
         "  for (; k < depth; k += 32) {",
-        "    __mmask32 m = depth - k < 32 ? (1u << (depth - k)) - 1 : ~0u;",
-        "    __m512bh w0 = (__m512bh)_mm512_maskz_loadu_epi16(m, w + k);",
+        "    __mmask32 tail = depth - k < 32 ? (1u << (depth - k)) - 1 : ~0u;",
     ]
+    for m in range(streams):
+        lines.append(f"    __m512bh w{m}_0 = {masked}(tail, {_weight(m)});")
     for r in range(rows):
-        value = f"(__m512bh)_mm512_maskz_loadu_epi16(m, x + (ptrdiff_t){r} * depth + k)"
-        lines.append(f"    s{r}_0 = _mm512_dpbf16_ps(s{r}_0, w0, {value});")
-    return "\n".join([*lines, "  }", *_fold(rows, "sum"), *_dot_tail(rows)])
+        lines.append(f"    __m512bh x{r}_0 = {masked}(tail, {_row(r)});")
+        lines += [f"    {_dpbf16(m, r, 0)}" for m in range(streams)]
+    return "\n".join([*lines, "  }", *_fold(streams, rows), *_dot_tail(streams, rows)])
 
 
-def _dot_head(rows: int) -> str:
-    return (
-        f"static void dot_{rows}(const weight_t *w, const act_t *x, int depth, float *y,\n"
-        "                  ptrdiff_t stride, float bias) {"
+def _dpbf16(m: int, r: int, chain: int) -> str:
+    total = f"s{m}{r}_{chain}"
+    return f"{total} = _mm512_dpbf16_ps({total}, w{m}_{chain}, x{r}_{chain});"
+
+
+def _weight(stream: int) -> str:
+    return "w + k" if stream == 0 else "w + gap + k"
+
+
+def _row(r: int) -> str:
+    return f"x + (ptrdiff_t){r} * depth + k"
+
+
+def _step(size: str) -> list[str]:
+    size = size.replace("CHAINS", str(CHAINS))
+    return [f"  for (; k + {size} <= depth; k += {size}) {{"]
+
+
+def _dot_head(streams: int, rows: int, kind: str) -> list[str]:
+    sums = (
+        f"s{m}{r}_{chain} = {{0}}"
+        for m in range(streams)
+        for r in range(rows)
+        for chain in range(CHAINS)
     )
-
-
-def _declare(rows: int, kind: str) -> str:
-    names = (f"s{r}_{chain} = {{0}}" for r in range(rows) for chain in range(CHAINS))
-    return f"  {kind} {', '.join(names)};"
-
-
-def _fold(rows: int, fold: str) -> list[str]:
     return [
-        f"  float t{r} = {fold}((vf)((s{r}_0 + s{r}_1) + (s{r}_2 + s{r}_3)));" for r in range(rows)
+        f"static void dot_{streams}x{rows}(const weight_t *w, ptrdiff_t gap, const act_t *x,"
+        " int depth, float *y,",
+        "                    int y_gap, ptrdiff_t stride, float bias_0, float bias_1) {",
+        f"  {kind} {', '.join(sums)};",
+        "  int k = 0;",
     ]
 
 
-def _dot_tail(rows: int) -> list[str]:
-    return [*(f"  y[{r} * stride] = t{r} + bias;" for r in range(rows)), "}"]
+def _fold(streams: int, rows: int) -> list[str]:
+    names = [f"{m}{r}" for m in range(streams) for r in range(rows)]
+    return [f"  float t{n} = sum((vf)((s{n}_0 + s{n}_1) + (s{n}_2 + s{n}_3)));" for n in names]
+
+
+def _dot_tail(streams: int, rows: int) -> list[str]:
+    stores = [
+        f"  y[{m} * y_gap + {r} * stride] = t{m}{r} + bias_{m};"
+        for m in range(streams)
+        for r in range(rows)
+    ]
+    unused = [] if streams == 2 else ["  (void)gap, (void)y_gap, (void)bias_1;"]
+    return [*stores, *unused, "}"]
 
 
 def tile_kernels(target: Target, head_dim: int, packed_stride: int, bf16_dot: bool) -> str:

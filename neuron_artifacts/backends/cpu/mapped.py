@@ -112,7 +112,7 @@ class MappedWeights:
         if weight.kind == "matrix":
             return _address(view)
         if weight.name not in self._vectors:
-            self._vectors[weight.name] = widen(memoryview(view), info.dtype)
+            self._vectors[weight.name] = widen(view, info.dtype)
         return _address(self._vectors[weight.name])
 
 

@@ -45,10 +45,8 @@ def _llama3(rope: Rope, plain: Floats) -> Floats:
     context = rope.original_max_position_embeddings
     wavelengths = np.float32(2 * math.pi) / plain
     stretched = plain / np.float32(rope.factor)
-    low, high = np.float32(rope.low_freq_factor), np.float32(rope.high_freq_factor)
-    blend = (np.float32(context) / wavelengths - low) / np.float32(
-        rope.high_freq_factor - rope.low_freq_factor
-    )
+    spread = np.float32(rope.high_freq_factor - rope.low_freq_factor)
+    blend = (np.float32(context) / wavelengths - np.float32(rope.low_freq_factor)) / spread
     blended = (1 - blend) * plain / np.float32(rope.factor) + blend * plain
     long = wavelengths > context / rope.low_freq_factor
     short = wavelengths < context / rope.high_freq_factor
@@ -73,7 +71,7 @@ def _yarn(rope: Rope, periods: Floats, head_dim: int) -> Floats:
     keep = 1 - ramp
     interpolated = np.float32(1) / (np.float32(rope.factor) * periods)
     mixed = interpolated * (1 - keep) + (np.float32(1) / periods) * keep
-    return mixed.astype(np.float32)
+    return np.asarray(mixed, np.float32)
 
 
 def _yarn_attention_factor(rope: Rope) -> float:

@@ -26,7 +26,7 @@ from neuron_artifacts.errors import (
 )
 
 THREAD_BYTES = 8 << 20
-"""Weights a thread should have to itself; below that, meeting the others costs more than it saves."""
+"""Weights a thread should have to itself: with less, meeting the others costs more than it saves."""
 
 Ints = NDArray[np.int32]
 

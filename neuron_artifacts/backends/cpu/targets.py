@@ -40,7 +40,23 @@ class Target:
 
 
 _V3 = frozenset(
-    ["cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"]
+    [
+        "cx16",
+        "lahf_lm",
+        "popcnt",
+        "sse4_1",
+        "sse4_2",
+        "ssse3",
+        "avx",
+        "avx2",
+        "bmi1",
+        "bmi2",
+        "f16c",
+        "fma",
+        "abm",
+        "movbe",
+        "xsave",
+    ]
 )
 _V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
 
@@ -50,12 +66,12 @@ _TARGETS = {
         Target("x86-64-v3", "x86_64", ("-march=x86-64-v3",), "x86_64_v3", _V3, 8, 6, 2),
         Target("x86-64-v4", "x86_64", ("-march=x86-64-v4",), "x86_64_v4", _V4, 16, 12, 4),
         Target(
-            "x86-64-v4-bf16", "x86_64", ("-march=x86-64-v4", "-mavx512bf16"), "x86_64_v4+avx512bf16",
-            _V4 | {"avx512_bf16"}, 16, 12, 4, bf16_dot=True,
+            "x86-64-v4-bf16", "x86_64", ("-march=x86-64-v4", "-mavx512bf16"),
+            "x86_64_v4+avx512bf16", _V4 | {"avx512_bf16"}, 16, 12, 4, bf16_dot=True,
         ),
         # Neoverse N1 (Graviton2) and everything after it.
         Target(
-            "aarch64", "aarch64", ("-march=armv8.2-a",), "generic+v8.2a",
+            "aarch64", "aarch64", ("-march=armv8.2-a",), "generic+v8_2a",
             frozenset(["fp", "asimd", "atomics", "crc32", "asimdrdm"]), 4, 8, 4,
         ),
     )

@@ -4,17 +4,23 @@
 #define ROW_SPAN 16   /* rows served per pass over a chunk of weights */
 #define SPAN_BYTES (256 << 10)
 
-/* Rows from..to of the matrix; y[0] is the result of row `from`. */
+/* Rows from..to of the matrix; y[0] is the result of row `from`. The two halves of the range are
+   walked side by side. */
 static void multiply_rows(const weight_t *w, const float *bias, const act_t *x, float *y,
                           ptrdiff_t stride, int from, int to, int depth, int rows) {
+  int half = (to - from) / 2;
+  const float *b = bias ? bias + from : NULL;
+  w += (size_t)from * depth;
   for (int start = 0; start < rows; start += ROW_SPAN) {
-    int end = least(start + ROW_SPAN, rows);
-    for (int n = from; n < to; n++) {
-      const weight_t *row = w + (size_t)n * depth;
-      float b = bias ? bias[n] : 0.0f;
-      dot_rows(row, x + (size_t)start * depth, depth, end - start, y + start * stride + n - from,
-               stride, b);
-    }
+    int count = least(ROW_SPAN, rows - start);
+    const act_t *x_start = x + (size_t)start * depth;
+    float *y_start = y + start * stride;
+    for (int n = 0; n < half; n++)
+      dot_pairs(w + (size_t)n * depth, (ptrdiff_t)half * depth, x_start, depth, count, y_start + n,
+                half, stride, b ? b[n] : 0.0f, b ? b[n + half] : 0.0f);
+    for (int n = 2 * half; n < to - from; n++)
+      dot_rows(w + (size_t)n * depth, x_start, depth, count, y_start + n, stride,
+               b ? b[n] : 0.0f);
   }
 }
 
