@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from neuron_artifacts.backends.cpu.targets import TARGET_NAMES, missing_features, resolve_target
 from neuron_artifacts.backends.runner import Logits, Runner
 from tests.backends.cpu.compiled import Shape, Workshop
 from tests.reference.golden import Answer, Golden, golden_names, read_golden
@@ -16,15 +18,27 @@ FLOAT32_TOLERANCE = 5e-4
 The least margin of a golden is eight times that, so they never decide which token is best."""
 
 BFLOAT16_RMS = 1.0
-BFLOAT16_LARGEST = 1.5
+BFLOAT16_LARGEST = 2.0
 """How far our bfloat16 logits may be from the float32 ones of transformers, in units of how far its
 own bfloat16 logits are on the same tokens: on average no farther, and for the worst of a few
-thousand, where luck decides, half as far again. The unit is measured for every golden, so it
+thousand, where luck decides, twice as far. The unit is measured for every golden, so it
 follows the depth and the width of the model."""
 
 EXACT = Shape()
 SHARED = Shape(threads=3)
 COARSE = Shape(compute="bfloat16", context=(64,), token=(128,), batch_size=2)
+
+OTHER_TARGETS = [
+    name
+    for name in TARGET_NAMES
+    if name != resolve_target("native").name and not missing_features(resolve_target(name))
+]
+SOME_OF_EACH_FAMILY = (
+    "llama-mqa-biases-sharded",
+    "mistral-window-shortest-tied",
+    "qwen2-yarn-sharded",
+    "qwen3-tied",
+)
 
 
 @pytest.fixture(scope="module", params=golden_names())
@@ -150,8 +164,25 @@ def test_warm_up_leaves_no_trace(golden: Golden, runner: Runner) -> None:
 def test_bfloat16_logits_are_as_close_as_those_of_transformers(
     golden: Golden, workshop: Workshop
 ) -> None:
+    expect_bfloat16_quality(golden, workshop, COARSE)
+
+
+@pytest.mark.parametrize("target", OTHER_TARGETS)
+@pytest.mark.parametrize("name", SOME_OF_EACH_FAMILY)
+def test_every_instruction_set_this_cpu_has(name: str, target: str, workshop: Workshop) -> None:
+    """``native`` is only the best of them, and each has kernels of its own."""
+    golden = read_golden(name)
+    small = {"context": (64,), "token": (128,), "target": target}
+    with workshop.open(golden.model, replace(EXACT, **small)) as runner:
+        for slot, answer in enumerate(golden.answers):
+            tokens = continue_greedily(runner, slot, answer.prompt, len(answer.continuation))
+            assert tokens == list(answer.continuation)
+    expect_bfloat16_quality(golden, workshop, replace(COARSE, **small))
+
+
+def expect_bfloat16_quality(golden: Golden, workshop: Workshop, shape: Shape) -> None:
     ours, theirs = [], []
-    with workshop.open(golden.model, COARSE) as runner:
+    with workshop.open(golden.model, shape) as runner:
         for answer in golden.answers:
             # Half of the tokens through prefill, half through decode: both phases count.
             middle = max(1, len(answer.tokens) // 2)
