@@ -37,7 +37,7 @@ def convert_file(source: Path, destination: Path, storage: Storage) -> None:
         os.fsync(writer.fileno())
 
 
-def widen(raw: memoryview, dtype: str) -> NDArray[np.float32]:
+def widen(raw: bytes | NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
     """A float32 copy of stored numbers."""
     if dtype == "BF16":
         bits = np.frombuffer(raw, "<u2").astype(np.uint32)
@@ -74,7 +74,7 @@ def _blocks(reader: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
 
 
 def _decode(block: bytes, info: TensorInfo) -> NDArray[np.float32]:
-    return widen(memoryview(block), info.dtype)
+    return widen(block, info.dtype)
 
 
 def _encode(values: NDArray[np.float32], dtype: str) -> bytes:

@@ -22,9 +22,10 @@ def usable_cores(
 def _quotas(cgroup: Path, own: Path) -> Iterator[float]:
     """Quotas of our group and of every group above it, in cores."""
     for line in _read(own).splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
         root = cgroup if not controllers else cgroup / "cpu"
-        if controllers and "cpu" not in controllers.split(","):
+        if not colon or (controllers and "cpu" not in controllers.split(",")):
             continue
         folder = root / path.lstrip("/")
         while folder == root or root in folder.parents:

@@ -26,7 +26,7 @@ from neuron_artifacts.errors import (
 )
 
 THREAD_BYTES = 8 << 20
-"""Weights a thread should have to itself: with less, meeting the others costs more than it saves."""
+"""Weights that make one more thread worth meeting at every barrier."""
 
 Ints = NDArray[np.int32]
 

@@ -39,26 +39,14 @@ class Target:
         return (*self.march, *wide)
 
 
-_V3 = frozenset(
-    [
-        "cx16",
-        "lahf_lm",
-        "popcnt",
-        "sse4_1",
-        "sse4_2",
-        "ssse3",
-        "avx",
-        "avx2",
-        "bmi1",
-        "bmi2",
-        "f16c",
-        "fma",
-        "abm",
-        "movbe",
-        "xsave",
-    ]
+def _features(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+_V3 = _features(
+    "abm avx avx2 bmi1 bmi2 cx16 f16c fma lahf_lm movbe popcnt sse4_1 sse4_2 ssse3 xsave"
 )
-_V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
+_V4 = _V3 | _features("avx512bw avx512cd avx512dq avx512f avx512vl")
 
 _TARGETS = {
     target.name: target
@@ -72,7 +60,7 @@ _TARGETS = {
         # Neoverse N1 (Graviton2) and everything after it.
         Target(
             "aarch64", "aarch64", ("-march=armv8.2-a",), "generic+v8_2a",
-            frozenset(["fp", "asimd", "atomics", "crc32", "asimdrdm"]), 4, 8, 4,
+            _features("asimd asimdrdm atomics crc32 fp"), 4, 8, 4,
         ),
     )
 }  # fmt: skip
