@@ -23,9 +23,6 @@ Ids = NDArray[np.int64]
 GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy: dividing by them would overflow float32."""
 
-_FIRST_GUESS = 1024
-"""How many of the likeliest tokens are sorted before it is known how many ``top_p`` keeps."""
-
 
 @dataclass(frozen=True)
 class RankedLogprob:
@@ -147,11 +144,10 @@ def keep_candidates(
     weights = np.exp(scaled)
     ids: Ids | None = None
     if min_p > 0:
-        ids = np.flatnonzero(weights >= np.float32(min_p))
+        ids = np.flatnonzero(weights >= min_p)
     if 0 < top_k < (weights.size if ids is None else ids.size):
         among = scaled if ids is None else scaled[ids]
-        edge = np.partition(among, among.size - top_k)[among.size - top_k]
-        kept = np.flatnonzero(among >= edge)
+        kept = np.flatnonzero(among >= _nth_largest(among, top_k))
         ids = kept if ids is None else ids[kept]
     if top_p < 1:
         among = weights if ids is None else weights[ids]
@@ -162,27 +158,32 @@ def keep_candidates(
 
 def _nucleus(weights: Floats, top_p: float) -> Ids:
     """The fewest likeliest places that hold ``top_p`` of the mass, sorted by place."""
-    wanted = top_p * weights.sum(dtype=np.float64)
-    guess = min(_FIRST_GUESS, weights.size)
-    while True:
-        order = _likeliest(weights, guess)
-        cumulated = np.cumsum(weights[order], dtype=np.float64)
-        if cumulated[-1] >= wanted or guess == weights.size:
-            count = min(int(np.searchsorted(cumulated, wanted, side="left")) + 1, order.size)
-            return np.sort(order[:count])
-        guess = min(guess * 8, weights.size)
+    total = weights.sum(dtype=np.float64)
+    # All weights below this together are less than what may be left out.
+    small = (1 - top_p) * total / weights.size
+    ordered = np.sort(weights[weights >= small])[::-1]
+    cumulated = np.cumsum(ordered, dtype=np.float64)
+    count = min(int(np.searchsorted(cumulated, top_p * total)) + 1, ordered.size)
+    return _largest(weights, ordered[count - 1], count)
+
+
+def _largest(values: Floats, edge: np.float32, count: int) -> Ids:
+    """Places of the ``count`` largest values, down to ``edge``; the lower ones among equals."""
+    kept = values > edge
+    level = np.flatnonzero(values == edge)
+    kept[level[: count - int(kept.sum())]] = True
+    return np.flatnonzero(kept)
 
 
 def _likeliest(values: Floats, count: int) -> Ids:
     """Places of the ``count`` largest values, largest first, lower places first among equals."""
-    if count < values.size:
-        edge = np.partition(values, values.size - count)[values.size - count]
-        above = np.flatnonzero(values > edge)
-        level = np.flatnonzero(values == edge)[: count - above.size]
-        places = np.concatenate((above, level))
-    else:
-        places = np.arange(values.size)
+    places = _largest(values, _nth_largest(values, count), count)
     return places[np.lexsort((places, -values[places]))]
+
+
+def _nth_largest(values: Floats, n: int) -> np.float32:
+    edge: np.float32 = np.partition(values, values.size - n)[values.size - n]
+    return edge
 
 
 def rank_logprobs(logits: Floats, token: int, count: int) -> list[RankedLogprob]:
