@@ -1,0 +1,104 @@
+"""Processes that compile the same key at once, and one that is killed at random moments."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from neuron_artifacts.artifact import verify_artifact
+from neuron_artifacts.store import LocalStore
+from tests.cli.run import TOOL, run
+from tests.models import SMALL, copy_model
+
+FLAGS = [str(t) for name, value in SMALL.items() for t in (f"--{name.replace('_', '-')}", value)]
+KILLS = 12
+
+
+def start(place: Path, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*TOOL, "compile", "model", *FLAGS, "--json", *flags],
+        cwd=place, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    copy_model(tmp_path / "model")
+    return tmp_path
+
+
+def test_several_builders_of_one_key_compile_once(place: Path) -> None:
+    processes = [start(place) for _ in range(4)]
+    results = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    outcomes = [json.loads(out) for out, _ in results]
+    assert sorted(outcome["compiled"] for outcome in outcomes) == [0, 0, 0, 3]
+    assert len({outcome["path"] for outcome in outcomes}) == 1
+    waiting = [err for _, err in results if "waiting for process" in err]
+    assert len(waiting) == sum(outcome["waited"] for outcome in outcomes) >= 1
+    store = LocalStore(place)
+    assert len(store.directories()) == 1
+    assert verify_artifact(store.directories()[0], "full").status == "ok"
+    assert not list((store.root / ".staging").glob("*"))
+
+
+def test_broken_locks_cost_double_work_and_nothing_else(place: Path) -> None:
+    """``flock`` that grants itself to everybody, as some network file systems do."""
+    site = place / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("import fcntl\nfcntl.flock = lambda *_: None\n")
+    environ = {**os.environ, "PYTHONPATH": str(site)}
+    command = [*TOOL, "compile", "model", *FLAGS, "--json"]
+    processes = [
+        subprocess.Popen(command, cwd=place, env=environ, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    outcomes = [json.loads(out) for out in outputs]
+    assert sum(outcome["compiled"] for outcome in outcomes) > 3
+    store = LocalStore(place)
+    assert len(store.directories()) == 1
+    assert verify_artifact(store.directories()[0], "full").status == "ok"
+    assert not list((store.root / ".staging").glob("*"))
+    assert not (store.root / ".set-aside").exists()
+
+
+def test_killed_at_random_moments_leaves_nothing_visible_and_blocks_nobody(place: Path) -> None:
+    seed = int(os.environ.get("FAULT_SEED", "0")) or random.randrange(1 << 30)
+    print(f"FAULT_SEED={seed}")
+    rng = random.Random(seed)
+    store = LocalStore(place)
+    killed = 0
+    for _ in range(KILLS):
+        process = start(place, "--force")
+        time.sleep(rng.uniform(0.05, 1.5))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        for path in store.directories():
+            assert verify_artifact(path, "full").status == "ok"
+    assert killed
+    result = run("compile", "model", *FLAGS, "--json", cwd=place)
+    assert result.code == 0, result.err
+    assert not list((store.root / ".staging").glob("*")), "litter of the dead is collected"
+    assert _compilers_of(place) == []
+
+
+def _compilers_of(place: Path) -> list[str]:
+    """Compilers still running below ``place``: a killed builder takes its own along."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if str(entry.readlink()).startswith(str(place)):
+                found.append(entry.parent.name)
+        except OSError:
+            continue
+    return [pid for pid in found if pid != str(os.getpid())]
