@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -95,8 +94,7 @@ class CpuBackend:
         work: CpuWork = resolved.work
         compiles.record()
         began = time.monotonic()
-        compile_graph(work.compiler, work.target, work.sources[task.digest], destination)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
+        peak = compile_graph(work.compiler, work.target, work.sources[task.digest], destination)
         return GraphCost(round(time.monotonic() - began, 3), peak)
 
     def convert_weights(self, resolved: ResolvedSpec, task: WeightTask, destination: Path) -> None:

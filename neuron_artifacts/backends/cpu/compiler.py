@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import io
 import json
 import os
 import platform
@@ -227,8 +228,10 @@ def _environment(environ: Mapping[str, str], temporary: str | None = None) -> di
     return {**kept, **fixed}
 
 
-def compile_graph(compiler: Compiler, target: Target, source: str, destination: Path) -> None:
+def compile_graph(compiler: Compiler, target: Target, source: str, destination: Path) -> int:
     """Compile C text to the shared object ``destination``, which appears whole or not at all.
+
+    Returns the peak memory of the largest process involved, in bytes.
 
     The bytes depend on compiler, target and source only: the compiler runs in a folder of its own
     on a file of fixed name. That folder is made beside ``destination``.
@@ -248,16 +251,17 @@ def compile_graph(compiler: Compiler, target: Target, source: str, destination: 
             OBJECT_NAME,
             SOURCE_NAME,
         ]
-        code, log = _run(argv, folder)
+        code, log, peak = _run(argv, folder)
         built = Path(folder) / OBJECT_NAME
         if code or not built.is_file():
             raise _failed(compiler, target, code, log)
         built.chmod(0o644)
         built.replace(destination)
+    return peak
 
 
-def _run(argv: list[str], folder: str) -> tuple[int, str]:
-    """Run to the end in ``folder``; whatever interrupts us ends the compiler first."""
+def _run(argv: list[str], folder: str) -> tuple[int, str, int]:
+    """Exit code, output and peak memory; whatever interrupts us ends the compiler first."""
     try:
         process = subprocess.Popen(
             argv,
@@ -270,15 +274,20 @@ def _run(argv: list[str], folder: str) -> tuple[int, str]:
             preexec_fn=_death_hook(),
         )
     except OSError as error:
-        return -1, f"{argv[0]}: {error.strerror}"
+        return -1, f"{argv[0]}: {error.strerror}", 0
     try:
-        output, _ = process.communicate()
+        with process.stdout or io.BytesIO() as stdout:
+            output = stdout.read()
+        # wait4 counts what the driver waited for too: the compiler proper is its child.
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     except BaseException:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
-    return process.returncode, output.decode("utf-8", "replace").strip()
+    text = output.decode("utf-8", "replace").strip()
+    return process.returncode, text, usage.ru_maxrss << 10
 
 
 def _death_hook() -> Callable[[], None] | None:
