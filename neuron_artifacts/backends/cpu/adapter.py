@@ -29,6 +29,7 @@ from neuron_artifacts.backends.cpu.arch import (
 )
 from neuron_artifacts.backends.cpu.compiler import Compiler, compile_graph, find_compiler
 from neuron_artifacts.backends.cpu.emit import emit
+from neuron_artifacts.backends.cpu.ir import Compute, Phase, Storage
 from neuron_artifacts.backends.cpu.lower import lower
 from neuron_artifacts.backends.cpu.neuron_config import resolve_neuron_config
 from neuron_artifacts.backends.cpu.targets import Target, resolve_target
@@ -44,7 +45,7 @@ from neuron_artifacts.model import ModelSnapshot
 from neuron_artifacts.neuron_config import NeuronConfig
 from neuron_artifacts.spec import CompileSpec
 
-PHASES = ("context_encoding", "token_generation")
+PHASES: tuple[Phase, Phase] = ("context_encoding", "token_generation")
 COMPILE_JOB_BYTES = 400 << 20
 """Memory one compiler process is planned with; the benchmarks measure about half of it."""
 
@@ -56,7 +57,7 @@ class CpuWork:
     arch: Arch
     target: Target
     compiler: Compiler
-    storage: str
+    storage: Storage
     sources: Mapping[str, str]
 
 
@@ -73,10 +74,10 @@ class CpuBackend:
         config, notes = resolve_neuron_config(spec, arch, model)
         target = resolve_target(spec.target)
         compiler = find_compiler(target, environ, user_cache_dir() / "compilers")
-        storage = choose_storage(model.all_tensors, config.torch_dtype)
+        storage = choose_storage(model.all_tensors, _compute(config))
         toolchain = compiler.document()
         sources, graphs = _graphs(arch, config, target, storage, toolchain)
-        weights = _weight_tasks(arch, model, config.torch_dtype, storage)
+        weights = _weight_tasks(arch, model, _compute(config), storage)
         key = make_key(
             _graphs_document(arch, model.config, config, target, toolchain, graphs),
             _weights_document(model, weights),
@@ -134,8 +135,12 @@ class CpuBackend:
         )
 
 
+def _compute(config: NeuronConfig) -> Compute:
+    return "bfloat16" if config.torch_dtype == "bfloat16" else "float32"
+
+
 def _graphs(
-    arch: Arch, config: NeuronConfig, target: Target, storage: str, toolchain: Mapping[str, Any]
+    arch: Arch, config: NeuronConfig, target: Target, storage: Storage, toolchain: Mapping[str, Any]
 ) -> tuple[dict[str, str], tuple[GraphTask, ...]]:
     buckets = (config.context_encoding_buckets, config.token_generation_buckets)
     sources: dict[str, str] = {}
@@ -144,7 +149,7 @@ def _graphs(
         for bucket in lengths:
             graph = lower(
                 arch, phase, bucket, batch_size=config.batch_size, storage=storage,
-                compute=config.torch_dtype, target=target,
+                compute=_compute(config), target=target,
             )  # fmt: skip
             source = emit(graph)
             digest = digest_of(
@@ -161,7 +166,7 @@ def _graphs(
 
 
 def _weight_tasks(
-    arch: Arch, model: ModelSnapshot, compute: str, storage: str
+    arch: Arch, model: ModelSnapshot, compute: Compute, storage: Storage
 ) -> tuple[WeightTask, ...]:
     files = {file.name: file for file in model.weight_files}
     tasks = []
