@@ -20,6 +20,7 @@ from neuron_artifacts.runtime.server.responses import (
     ChatCompletionChunk,
     ChatDelta,
     ChatDeltaChoice,
+    ChatLogprobs,
     ChatMessage,
     Usage,
     json_response,
@@ -68,7 +69,7 @@ class _Writer:
             ChatChoice(
                 index=index,
                 message=ChatMessage(content=answer.text),
-                logprobs=chat_logprobs(answer, self._body.top_logprobs or 0),
+                logprobs=self._logprobs(answer),
                 finish_reason=answer.finish_reason,
                 stop_reason=answer.stop_reason,
             )
@@ -100,10 +101,13 @@ class _Writer:
         return ChatDeltaChoice(
             index=piece.index,
             delta=ChatDelta(content=delta.text),
-            logprobs=chat_logprobs(delta, self._body.top_logprobs or 0),
+            logprobs=self._logprobs(delta),
             finish_reason=delta.finish_reason,
             stop_reason=delta.stop_reason,
         )
+
+    def _logprobs(self, delta: SequenceDelta) -> ChatLogprobs | None:
+        return chat_logprobs(delta, self._body.top_logprobs or 0, self._state.tokenizer)
 
     def _frame(self, choices: list[ChatDeltaChoice], **usage: Usage | None) -> ChatCompletionChunk:
         return ChatCompletionChunk(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from neuron_artifacts.errors import RequestError
 from neuron_artifacts.runtime.outputs import SequenceDelta
 from neuron_artifacts.runtime.server.body import read_model
 from neuron_artifacts.runtime.server.generation import Generation, Piece
@@ -36,6 +37,7 @@ async def create_completion(request: Request) -> Response:
     body = await read_model(request, CompletionRequest)
     model = state.check_model(body.model)
     params = completion_params(state, body)
+    _check_count(state, len(body.prompt) * body.n)
     prompts = await encode_prompts(state, body.prompt, add_special_tokens=body.add_special_tokens)
     writer = _Writer(state, body, prompts, f"cmpl-{request.state.request_id}", model)
     generation = Generation(state, prompts, params)
@@ -46,6 +48,12 @@ async def create_completion(request: Request) -> Response:
     if body.stream:
         return EventStream(generation, writer.chunks(generation.pieces()))
     return json_response(writer.whole(await generation.collect(request.receive)))
+
+
+def _check_count(state: ServerState, sequences: int) -> None:
+    most = state.limits.max_sequences
+    if sequences > most:
+        raise RequestError(f"{sequences} answers at once are more than {most}", param="prompt")
 
 
 class _Writer:

@@ -72,11 +72,10 @@ def _encode(
 
 
 def _check_chars(state: ServerState, text: str, param: str) -> None:
-    most = state.limits.max_prompt_chars
-    if len(text) > max(SHORT_CHARS, state.max_model_len):
-        widest = chars_per_token(state.model_root)
-        most = min(most, widest * state.max_model_len) if widest else most
-    if len(text) > most:
+    if len(text) <= max(SHORT_CHARS, state.max_model_len):
+        return
+    widest = chars_per_token(state.model_root)
+    if widest is not None and len(text) > widest * state.max_model_len:
         raise ContextLengthError(
             f"this model's maximum context length is {state.max_model_len} tokens, too few for "
             f"the {len(text)} characters of the prompt", hint="shorten the prompt", param=param,

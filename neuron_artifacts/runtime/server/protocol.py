@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     StrictInt,
     WithJsonSchema,
     model_validator,
@@ -51,19 +52,18 @@ def _as_list(value: Any) -> Any:
 
 def _as_prompts(value: Any) -> Any:
     """The four shapes of ``prompt``, as a list of texts or token lists."""
-    prompts = [value] if isinstance(value, str) or _are_ids(value) else value
-    if not isinstance(prompts, list) or not prompts:
-        raise ValueError(_PROMPT_SHAPES)
-    if not all(isinstance(prompt, str) or _are_ids(prompt) for prompt in prompts):
-        raise ValueError(_PROMPT_SHAPES)
+    prompts = [value] if _is_prompt(value) else value
+    if not isinstance(prompts, list) or not prompts or not all(map(_is_prompt, prompts)):
+        raise ValueError("must be a string, token ids, or a list of either, and not be empty")
     return prompts
 
 
-def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
+def _is_prompt(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(type(item) is int for item in value)
+    return isinstance(value, str)
 
 
-_PROMPT_SHAPES = "must be a string, token ids, or a list of either, and not be empty"
 _PROMPT_SCHEMA = {
     "anyOf": [
         {"type": "string"},
@@ -76,7 +76,7 @@ _PROMPT_SCHEMA = {
 Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 TokenId = Annotated[StrictInt, Field(ge=0, lt=2**31)]
 Prompts = Annotated[
-    list[str | list[TokenId]], BeforeValidator(_as_prompts), WithJsonSchema(_PROMPT_SCHEMA)
+    list[str | list[int]], PlainValidator(_as_prompts), WithJsonSchema(_PROMPT_SCHEMA)
 ]
 StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[list[StopText], BeforeValidator(_as_list), Field(max_length=MAX_STOPS)]

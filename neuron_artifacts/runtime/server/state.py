@@ -30,11 +30,10 @@ Phase = Literal["loading", "ready", "draining", "failed"]
 class Limits:
     """What one HTTP request may ask for."""
 
-    max_body_bytes: int = 16 << 20
+    max_body_bytes: int = 8 << 20
     body_seconds: float = 60.0
     max_n: int = MAX_N
     max_sequences: int = 1024
-    max_prompt_chars: int = 8 << 20
 
 
 @dataclass
