@@ -1,0 +1,1 @@
+"""NxD Inference: what its configuration, loaders and artifacts look like, without installing it."""

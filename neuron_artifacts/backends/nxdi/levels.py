@@ -1,0 +1,116 @@
+"""The SDK levels whose NxD Inference is known here, and the platforms they run on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from neuron_artifacts.errors import SpecError
+
+TRANSFORMERS = {
+    "2.21": "4.45.2",
+    "2.22": "4.48.0",
+    "2.23": "4.48.0",
+    "2.24": "4.51.3",
+    "2.25": "4.51.3",
+    "2.26": "4.51.3",
+    "2.27": "4.56.2",
+    "2.28": "4.57.6",
+    "2.29": "4.57.6",
+}
+"""The transformers release each SDK level's NxD Inference is pinned to."""
+
+TARGETS = ("inf2", "trn1", "trn1n", "trn2", "trn3")
+
+PYTHONS = ("3.10", "3.11", "3.12")
+"""Python versions of the serving host; the hashed text of an enum differs between them."""
+
+
+@dataclass(frozen=True)
+class SdkLevel:
+    """One SDK level: its name (``2.24``) and the transformers version that goes with it."""
+
+    name: str
+    transformers: str
+
+    def since(self, name: str) -> bool:
+        """Whether this level is ``name`` or a later one."""
+        return _minor(self.name) >= _minor(name)
+
+    def before(self, name: str) -> bool:
+        return not self.since(name)
+
+
+@dataclass(frozen=True)
+class Host:
+    """The serving host, as far as NxD Inference looks at it while it builds a configuration.
+
+    ``logical_nc_config`` is ``NEURON_LOGICAL_NC_CONFIG`` where that is set.
+    """
+
+    target: str
+    logical_nc_config: int | None = None
+    python: str = "3.11"
+
+    @property
+    def is_first_generation(self) -> bool:
+        """NxD's hardware class TRN1: Inferentia2 counts as it."""
+        return self.target in ("inf2", "trn1", "trn1n")
+
+
+def level_of(name: str) -> SdkLevel:
+    """The SDK level called ``name``.
+
+    Raises
+    ------
+    SpecError
+        It is not one of :data:`TRANSFORMERS`.
+    """
+    if name not in TRANSFORMERS:
+        raise SpecError(f"unknown SDK level {name!r}", hint=f"one of {', '.join(TRANSFORMERS)}")
+    return SdkLevel(name, TRANSFORMERS[name])
+
+
+def host_of(level: SdkLevel, target: str, environ: Mapping[str, str], python: str) -> Host:
+    """The host from what was asked and the environment, whose variables win as they do there.
+
+    Raises
+    ------
+    SpecError
+        A target that does not exist at this level, or a value NxD Inference cannot read.
+    """
+    target = environ.get("NEURON_PLATFORM_TARGET_OVERRIDE") or target
+    if target not in TARGETS:
+        raise SpecError(f"unknown target {target!r}", hint=f"one of {', '.join(TARGETS)}")
+    if target == "trn3" and level.before("2.27"):
+        raise SpecError(f"SDK {level.name} does not know trn3", hint="trn3 needs SDK 2.27 or later")
+    if python not in PYTHONS:
+        raise SpecError(f"Python {python!r} is not known", hint=f"one of {', '.join(PYTHONS)}")
+    return Host(target, _read_logical_nc_config(level, environ), python)
+
+
+def _read_logical_nc_config(level: SdkLevel, environ: Mapping[str, str]) -> int | None:
+    text = environ.get("NEURON_LOGICAL_NC_CONFIG")
+    if text is None:
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        raise SpecError(f"NEURON_LOGICAL_NC_CONFIG={text!r} is not a whole number") from None
+    # From 2.24 on, -1 is how NxD Inference spells "not set".
+    return None if value == -1 and level.since("2.24") else value
+
+
+@lru_cache
+def read_table(name: str) -> Any:
+    """A table of this package's data. Callers must not change it."""
+    text = files(__package__).joinpath("data", f"{name}.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def _minor(name: str) -> int:
+    return int(name.split(".")[1])
