@@ -12,6 +12,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from neuron_artifacts.backends.runner import Logits
 from neuron_artifacts.errors import ExitCode
 from neuron_artifacts.runtime.engine import Engine
+from neuron_artifacts.runtime.llm import LLM
+from neuron_artifacts.runtime.outputs import RequestOutput
+from neuron_artifacts.runtime.params import SamplingParams
 from neuron_artifacts.runtime.server.lifecycle import Server
 from neuron_artifacts.runtime.server.metrics import Metrics
 from neuron_artifacts.runtime.server.sockets import bind_tcp
@@ -39,10 +44,12 @@ PATIENCE = 20.0
 
 
 class HeldRunner(ToyRunner):
-    """A toy runner that a test can hold before its next step: ``hold()``, ``release()``."""
+    """A toy runner that a test can hold before its next step, slow down, or break."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, pace: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
+        self.pace = pace
+        self.broken = False
         self._free = threading.Event()
         self._free.set()
 
@@ -55,14 +62,20 @@ class HeldRunner(ToyRunner):
     def prefill(
         self, slot: int, tokens: Sequence[int], start: int, *, all_logits: bool = False
     ) -> Logits:
-        self._free.wait(PATIENCE)
+        self._await_turn()
         return super().prefill(slot, tokens, start, all_logits=all_logits)
 
     def decode(
         self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]
     ) -> Logits:
-        self._free.wait(PATIENCE)
+        self._await_turn()
         return super().decode(slots, tokens, positions)
+
+    def _await_turn(self) -> None:
+        self._free.wait(PATIENCE)
+        time.sleep(self.pace)
+        if self.broken:
+            raise RuntimeError("the device at /secret/path is gone")
 
 
 def toy_tokenizer(folder: Path) -> Tokenizer:
@@ -94,6 +107,14 @@ def toy_state(
     return ServerState(**{**own, **fields})
 
 
+def reference(state: ServerState, prompt: str | list[int], params: SamplingParams) -> RequestOutput:
+    """What the engine gives for one request alone, without a server."""
+    runner = toy_runner(state.tokenizer)
+    with LLM(runner, state.tokenizer) as llm:
+        (output,) = llm.generate([prompt], params)
+    return output
+
+
 @dataclass
 class RunningServer:
     """A server that answers; ``stop`` begins to drain it, ``wait`` gives what it returned."""
@@ -110,6 +131,10 @@ class RunningServer:
 
     def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=PATIENCE, **options)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def stop(self) -> None:
         self.server.stop()
@@ -162,6 +187,36 @@ def running(state: ServerState, **options: Any) -> Iterator[RunningServer]:
         server.stop()
         server.stop()
         thread.join(PATIENCE)
+
+
+@contextlib.contextmanager
+def posted(server: RunningServer, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
+    """A socket on which a request was sent and nothing read yet; closed at the end."""
+    data = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+        connection.sendall(head.encode() + data)
+        yield connection
+
+
+def read_until(connection: socket.socket, mark: bytes) -> bytes:
+    """What arrives up to and with ``mark``, and whatever came along with it."""
+    received = bytearray()
+    while mark not in received:
+        data = connection.recv(1 << 20)
+        assert data, f"closed before {mark!r}: {bytes(received[-500:])!r}"
+        received += data
+    return bytes(received)
+
+
+def read_events(text: str) -> list[Any]:
+    """The JSON of each server-sent event; the last one must be ``[DONE]`` and is left out."""
+    lines = text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
 
 
 def eventually(condition: Callable[[], bool]) -> None:
