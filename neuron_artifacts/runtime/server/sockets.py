@@ -22,7 +22,9 @@ def bind_tcp(host: str, port: int) -> list[socket.socket]:
     with ExitStack() as opened:
         bound: list[socket.socket] = []
         for family, address in _resolve(host, port):
-            listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            # The protocol is named because asyncio sets TCP_NODELAY only where it is.
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            opened.enter_context(listener)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
