@@ -185,10 +185,17 @@ def _read_optional(path: Path) -> dict[str, Any]:
 
 
 def _named_tokens(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[str, Any]:
-    """``bos_token`` and so on, as text or as an AddedToken's fields; the config's come first."""
+    """``bos_token`` and so on, as text or as an AddedToken's fields; the config's come first.
+
+    A model may name tokens of its own, as ``image_token`` or in ``extra_special_tokens``.
+    """
+    extra = _extra_tokens(config)
+    own = {key: text for key, text in config.items()
+           if key.endswith("_token") and isinstance(text, str)}  # fmt: skip
+    own |= extra if isinstance(extra, dict) else {}
     named: dict[str, Any] = {}
-    for name in SPECIAL_NAMES:
-        token = config.get(name, legacy.get(name))
+    for name in dict.fromkeys((*SPECIAL_NAMES, *own)):
+        token = own.get(name, config.get(name, legacy.get(name)))
         if token is not None:
             _content(token, name)
             named[name] = token
@@ -205,25 +212,35 @@ def _content(token: Any, name: str = "a special token") -> str:
 def _add_tokens(
     backend: tokenizers.Tokenizer, config: Mapping[str, Any], special: Mapping[str, Any]
 ) -> None:
-    """Add what the configuration declares and ``tokenizer.json`` lacks; mark the special ones."""
+    """Add the tokens the configuration declares and ``tokenizer.json`` does not.
+
+    One that ``tokenizer.json`` declares stays as it is there, special or not.
+    """
+    extra = _extra_tokens(config)
     declared = config.get("added_tokens_decoder")
-    if isinstance(declared, dict):
-        known = backend.get_vocab(with_added_tokens=True)
-        for _, token in sorted(declared.items(), key=lambda item: _number(item[0])):
-            if _content(token) not in known:
-                backend.add_tokens([_added_token(token, special=False)])
+    listed = sorted(declared.items(), key=_number) if isinstance(declared, dict) else []
+    tokens = [_added_token(token, special=False) for _, token in listed]
+    unnamed = extra if isinstance(extra, list) else []
+    tokens += [_added_token(token, special=True) for token in [*special.values(), *unnamed]]
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for token in tokens:
+        if token.content not in known:
+            known.add(token.content)
+            backend.add_tokens([token])
+
+
+def _extra_tokens(config: Mapping[str, Any]) -> list[Any] | dict[str, Any]:
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    extra = list(extra.values()) if isinstance(extra, dict) else list(extra)
-    tokens = [_added_token(token, special=True) for token in [*special.values(), *extra]]
-    if tokens:
-        backend.add_special_tokens(tokens)
+    if not isinstance(extra, (list, dict)):
+        raise ModelFormatError(f"extra_special_tokens of the tokenizer is no list: {extra!r}")
+    return extra
 
 
-def _number(text: str) -> int:
+def _number(entry: tuple[str, Any]) -> int:
     try:
-        return int(text)
+        return int(entry[0])
     except ValueError:
-        raise ModelFormatError(f"added_tokens_decoder has {text!r} for a token id") from None
+        raise ModelFormatError(f"added_tokens_decoder has {entry[0]!r} for an id") from None
 
 
 def _added_token(token: Any, *, special: bool) -> tokenizers.AddedToken:

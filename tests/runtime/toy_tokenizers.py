@@ -1,4 +1,4 @@
-"""Small tokenizers of each kind, built and trained on the spot."""
+"""Small tokenizers of each kind, built on the spot."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-CORPUS = [
-    "Hello world, this is a small text about adding numbers: 12 + 30 = 42.",
-    "Überraschung! Der Bär fährt über die Brücke; naïve café, señor, 你好世界 😀👩‍👩‍👧.",
-    "  def f(x):\n\treturn x ** 2  # spaces   and\ttabs\n\n",
-] * 3  # fmt: skip
+WORDS = ["Hello", " world", " this", " is", " a", " text", "the", "ing", " 12", "ää", "你好", "😀"]
+
+LETTERS = "".join(map(chr, range(0x21, 0x7F))) + "äöüßéïñ"
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}"
@@ -22,33 +20,23 @@ CHAT_TEMPLATE = (
 
 def byte_level() -> Tokenizer:
     """Byte-level BPE, as Llama 3 and Qwen have it."""
-    tokenizer = Tokenizer(models.BPE())
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {letter: place for place, letter in enumerate(alphabet)}
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    merges = _merge(vocab, [split.pre_tokenize_str(word)[0][0] for word in WORDS])
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    _add_special(tokenizer)
-    return tokenizer
+    return _add_special(tokenizer)
 
 
 def metaspace() -> Tokenizer:
     """BPE over ``▁`` with bytes to fall back on, as Llama 2 and the first Mistral have it."""
-    letters = sorted({c for text in CORPUS for c in text if ord(c) < 0x250 and c not in " \n\t"})
     vocab = {"<unk>": 0, **{f"<0x{byte:02X}>": byte + 1 for byte in range(256)}}
-    for letter in ["▁", *letters]:
-        vocab.setdefault(letter, len(vocab))
-    merges = []
-    for word in ("▁Hello", "▁world", "▁this", "▁is", "▁a", "▁text", "the", "ing", "▁12", "ää"):
-        left = word[0]
-        for right in word[1:]:
-            vocab.setdefault(right, len(vocab))
-            vocab.setdefault(left, len(vocab))
-            if (left, right) not in merges:
-                merges.append((left, right))
-            left += right
-            vocab.setdefault(left, len(vocab))
+    for letter in ["▁", *LETTERS]:
+        vocab[letter] = len(vocab)
+    known = [word.replace(" ", "▁") for word in WORDS if word.strip()[0] in LETTERS]
+    merges = _merge(vocab, known)
     tokenizer = Tokenizer(
         models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     )
@@ -61,8 +49,7 @@ def metaspace() -> Tokenizer:
             decoders.Strip(" ", 1, 0),
         ]
     )  # fmt: skip
-    _add_special(tokenizer)
-    return tokenizer
+    return _add_special(tokenizer)
 
 
 def word_piece() -> Tokenizer:
@@ -72,8 +59,7 @@ def word_piece() -> Tokenizer:
                                            unk_token="[UNK]"))  # fmt: skip
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(cleanup=False)
-    _add_special(tokenizer)
-    return tokenizer
+    return _add_special(tokenizer)
 
 
 KINDS = {"byte-level": byte_level, "metaspace": metaspace, "word-piece": word_piece}
@@ -95,10 +81,21 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _add_special(tokenizer: Tokenizer) -> None:
+def _merge(vocab: dict[str, int], words: list[str]) -> list[tuple[str, str]]:
+    """Merges that build up ``words`` from the left, whose tokens are added to ``vocab``."""
+    merges: dict[tuple[str, str], None] = {}
+    for word in words:
+        for end in range(1, len(word)):
+            merges[word[:end], word[end]] = None
+            vocab.setdefault(word[: end + 1], len(vocab))
+    return list(merges)
+
+
+def _add_special(tokenizer: Tokenizer) -> Tokenizer:
     special = ["<s>", "</s>", "<|user|>", "<|assistant|>"]
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     tokenizer.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
     )
+    return tokenizer
