@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from neuron_artifacts.runtime.tokenizer import Tokenizer
 
 _BROKEN = "\ufffd"
-_CONTEXT = 6
-"""Tokens of the prompt that are decoded along, for the spacing before the first new one."""
+_CONTEXTS = (6, 24, 96)
+"""Tokens of the prompt that are decoded along, for the spacing before the first new one; more of
+them where the cut falls into a character."""
 
 _PATIENCE = 64
 """Tokens that may wait for the rest of a character; text that stays broken is then let out."""
@@ -34,9 +35,10 @@ class Detokenizer:
     ) -> None:
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
-        self._window = [i for i in prompt_token_ids[-_CONTEXT:] if i not in self._skipped]
+        self._window = self._context(prompt_token_ids)
         self._read = len(self._window)
-        self._known = self._decode(self._window).rstrip(_BROKEN)
+        # A broken character at the prompt's end either stays or is finished by the next token.
+        self._known = [self._decode(self._window), self._whole_text(self._window)]
 
     def push(self, token_id: int) -> str:
         """Add a token; returns the text that is now certain, perhaps empty."""
@@ -45,9 +47,7 @@ class Detokenizer:
         self._window.append(token_id)
         text = self._decode(self._window)
         waiting = len(self._window) - self._read
-        if text.endswith(_BROKEN) and waiting < _PATIENCE:
-            return ""
-        if len(text) <= len(self._known) and waiting < _PATIENCE:
+        if waiting < _PATIENCE and (text.endswith(_BROKEN) or not self._fresh(text)):
             return ""
         return self._advance(text)
 
@@ -57,12 +57,34 @@ class Detokenizer:
             return ""
         return self._advance(self._decode(self._window))
 
+    def _context(self, prompt: Sequence[int]) -> list[int]:
+        """The last tokens of the prompt, as few as begin with a whole character."""
+        window: list[int] = []
+        for size in _CONTEXTS:
+            window = [i for i in prompt[-size:] if i not in self._skipped]
+            if _BROKEN not in self._decode(window):
+                break
+        return window
+
+    def _whole_text(self, ids: list[int]) -> str:
+        """The text of the tokens, without a character that the next ones finish."""
+        for end in range(len(ids), max(len(ids) - 4, -1), -1):
+            text = self._decode(ids[:end])
+            if not text.endswith(_BROKEN):
+                return text
+        return self._decode(ids)
+
     def _advance(self, text: str) -> str:
-        fresh = text[len(self._known) :]
+        fresh = self._fresh(text)
         self._window = self._window[self._read :]
         self._read = len(self._window)
-        self._known = self._decode(self._window)
+        self._known = [self._decode(self._window)]
         return fresh
+
+    def _fresh(self, text: str) -> str:
+        """What the window's text has beyond what earlier tokens already gave."""
+        known = next((known for known in self._known if text.startswith(known)), self._known[-1])
+        return text[len(known) :]
 
     def _decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False, clean_up=False)
