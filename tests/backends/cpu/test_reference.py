@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -136,13 +137,14 @@ def test_a_row_does_not_depend_on_the_others(golden: Golden, runner: Runner) -> 
     """To the last bit, or sampled text would change with the load of the server."""
     for slot, answer in enumerate(golden.answers):
         feed(runner, slot, answer.prompt)
-    slots = range(len(golden.answers))
     tokens = [answer.continuation[0] for answer in golden.answers]
     positions = [len(answer.prompt) for answer in golden.answers]
-    together = runner.decode(slots, tokens, positions)
-    for slot in slots:
-        alone = runner.decode([slot], [tokens[slot]], [positions[slot]])
-        assert np.array_equal(alone[0], together[slot])
+    alone = [runner.decode([s], [tokens[s]], [positions[s]])[0] for s in range(len(tokens))]
+    for count in range(2, len(tokens) + 1):
+        for slots in itertools.permutations(range(len(tokens)), count):
+            rows = runner.decode(slots, [tokens[s] for s in slots], [positions[s] for s in slots])
+            for slot, row in zip(slots, rows, strict=True):
+                assert np.array_equal(row, alone[slot]), f"slot {slot} beside {slots}"
 
 
 def test_threads_share_the_work(golden: Golden, workshop: Workshop) -> None:
