@@ -12,7 +12,7 @@ from importlib import resources
 
 from neuron_artifacts.backends.cpu.abi import STORAGE_CODES, cache_bits, signature
 from neuron_artifacts.backends.cpu.ir import Attend, Graph
-from neuron_artifacts.backends.cpu.kernels import dot_kernels, sum_kernel, tile_kernels
+from neuron_artifacts.backends.cpu.kernels import dot_kernels, mix_kernel, sum_kernel, tile_kernels
 from neuron_artifacts.backends.cpu.schedule import run_function
 
 BLOCK_CELLS = 256
@@ -33,12 +33,12 @@ def emit(graph: Graph) -> str:
         _text("team.h"),
         _text("vector.h"),
         sum_kernel(graph.target.lanes),
-        dot_kernels(graph.target, graph.rows, bf16_dot),
+        dot_kernels(graph.target, graph.rows, bf16_dot, 4 if graph.storage == "F32" else 2),
         _text("rows.h"),
         _windows(graph),
     ]
     if graph.phase == "token_generation":
-        parts += [_text("decode.h")]
+        parts += [mix_kernel(graph.arch.head_dim, graph.target.lanes), _text("decode.h")]
     else:
         tiles = tile_kernels(graph.target, graph.arch.head_dim, PACKED_STRIDE, bf16_dot)
         parts += [_text("panels.h"), tiles, _text("prefill.h")]

@@ -11,6 +11,13 @@ from neuron_artifacts.backends.cpu.targets import Target
 CHAINS = 4
 """Independent sums of one dot product: enough to hide the latency of a multiply-add."""
 
+CACHE_LINE = 64
+MIXED = 8
+"""Vectors of a head that attention sums at once in decode."""
+
+PREFETCH_BYTES = 2048
+"""How far ahead weights are asked for in decode."""
+
 
 def sum_kernel(lanes: int) -> str:
     """``sum(v)``: halves are folded onto each other until one lane holds all."""
@@ -23,18 +30,19 @@ def sum_kernel(lanes: int) -> str:
     return "\n".join(["INLINE float sum(vf v) {", *lines, "  return v[0];", "}"])
 
 
-def dot_kernels(target: Target, max_rows: int, bf16_dot: bool) -> str:
-    """``dot_rows`` and ``dot_pairs``: one or two weight rows with any number of activation rows.
+def dot_kernels(target: Target, max_rows: int, bf16_dot: bool, cell: int) -> str:
+    """``multiply_span``: successive weight rows with a few activation rows.
 
-    ``max_rows`` bounds how many one pass serves. Each sum runs through the same chains in the same
-    order however many share the pass: a result does not depend on its company.
+    ``max_rows`` bounds the activation rows, ``cell`` is the size of a stored weight in bytes. As
+    many sums run side by side as registers allow: one activation row walks several streams of
+    weights at once, which keeps more of the memory busy, and many share one stream. Each sum runs
+    through the same chains in the same order either way: a result does not depend on its company.
     """
     counts = [n for n in (4, 2, 1) if n <= min(max_rows, target.row_block)]
     kernel = _bf16_dot if bf16_dot else _plain_dot
-    # Two streams of weights keep more of the memory busy than one, where registers allow it.
-    paired = [n for n in counts if 2 * n <= target.row_block]
-    kernels = [kernel(1, n) for n in counts] + [kernel(2, n) for n in paired]
-    return "\n\n".join([*kernels, _dot_rows(counts), _dot_pairs(paired)])
+    shapes = {(target.row_block // n, n) for n in counts} | {(1, n) for n in counts}
+    kernels = [kernel(streams, rows, target.lanes, cell) for streams, rows in sorted(shapes)]
+    return "\n\n".join([*kernels, _dot_rows(counts), _multiply_span(target.row_block, counts)])
 
 
 def _dot_rows(counts: list[int]) -> str:
@@ -46,37 +54,44 @@ def _dot_rows(counts: list[int]) -> str:
     for n in counts:
         lines += [
             f"  for (; r + {n} <= rows; r += {n})",
-            f"    dot_1x{n}(w, 0, x + (ptrdiff_t)r * depth, depth, y + r * stride, 0, stride,",
-            "            bias, 0);",
+            f"    dot_1x{n}(w, x + (ptrdiff_t)r * depth, depth, y + r * stride, 0, stride, &bias);",
         ]
     return "\n".join([*lines, "}"])
 
 
-def _dot_pairs(counts: list[int]) -> str:
+def _multiply_span(block: int, counts: list[int]) -> str:
     lines = [
-        "INLINE void dot_pairs(const weight_t *w, ptrdiff_t gap, const act_t *x, int depth,",
-        "                      int rows, float *y, int y_gap, ptrdiff_t stride, float bias,",
-        "                      float bias_1) {",
+        "/* y[r][i] for n weight rows; the streams start a part of the span apart. */",
+        "INLINE void multiply_span(const weight_t *w, const float *bias, const act_t *x, float *y,",
+        "                          ptrdiff_t stride, int n, int depth, int rows) {",
+        "  int done = 0;",
     ]
-    for n in counts:
-        lines += [
-            f"  if (rows == {n}) {{",
-            f"    dot_2x{n}(w, gap, x, depth, y, y_gap, stride, bias, bias_1);",
-            "    return;",
-            "  }",
-        ]
+    for rows in counts:
+        streams = block // rows
+        if streams > 1:
+            biases = ", ".join(f"BIAS(i + {m} * gap)" for m in range(streams))
+            lines += [
+                f"  if (rows == {rows}) {{",
+                f"    int gap = n / {streams};",
+                "    for (int i = 0; i < gap; i++)",
+                f"      dot_{streams}x{rows}(w + (size_t)i * depth, x, depth, y + i, gap, stride,",
+                f"              (float[]){{{biases}}});",
+                f"    done = {streams} * gap;",
+                "  }",
+            ]
     lines += [
-        "  dot_rows(w, x, depth, rows, y, stride, bias);",
-        "  dot_rows(w + gap, x, depth, rows, y + y_gap, stride, bias_1);",
+        "  for (int i = done; i < n; i++)",
+        "    dot_rows(w + (size_t)i * depth, x, depth, rows, y + i, stride, BIAS(i));",
     ]
-    return "\n".join([*lines, "}"])
+    return "\n".join(["#define BIAS(i) (bias ? bias[i] : 0.0f)", *lines, "}"])
 
 
-def _plain_dot(streams: int, rows: int) -> str:
+def _plain_dot(streams: int, rows: int, lanes: int, cell: int) -> str:
     lines = [*_dot_head(streams, rows, "vf"), *_step("CHAINS * LANES")]
     for chain in range(CHAINS):
         at = f"{chain} * LANES"
         for m in range(streams):
+            lines += _prefetch(m, chain * lanes, cell)
             lines.append(f"    vf w{m}_{chain} = weight_load({_weight(m)} + {at});")
         for r in range(rows):
             lines.append(f"    vf x{r}_{chain} = load({_row(r)} + {at});")
@@ -94,13 +109,14 @@ def _plain_dot(streams: int, rows: int) -> str:
     return "\n".join([*lines, "  }", *_dot_tail(streams, rows)])
 
 
-def _bf16_dot(streams: int, rows: int) -> str:
+def _bf16_dot(streams: int, rows: int, lanes: int, cell: int) -> str:
     """AVX512_BF16: pairs of bfloat16 products summed into each float32 lane."""
     lines = [*_dot_head(streams, rows, "__m512"), *_step("CHAINS * 32")]
     full, masked = "(__m512bh)_mm512_loadu_si512", "(__m512bh)_mm512_maskz_loadu_epi16"
     for chain in range(CHAINS):
         at = f"{chain} * 32"
         for m in range(streams):
+            lines += _prefetch(m, chain * 2 * lanes, cell)
             lines.append(f"    __m512bh w{m}_{chain} = {full}({_weight(m)} + {at});")
         for r in range(rows):
             lines.append(f"    __m512bh x{r}_{chain} = {full}({_row(r)} + {at});")
@@ -123,8 +139,15 @@ def _dpbf16(m: int, r: int, chain: int) -> str:
     return f"{total} = _mm512_dpbf16_ps({total}, w{m}_{chain}, x{r}_{chain});"
 
 
+def _prefetch(stream: int, at: int, cell: int) -> list[str]:
+    """Ask for a cache line ahead: the processor's own prefetcher stops at the end of a page."""
+    if at * cell % CACHE_LINE:
+        return []
+    return [f"    __builtin_prefetch({_weight(stream)} + {at + PREFETCH_BYTES // cell});"]
+
+
 def _weight(stream: int) -> str:
-    return "w + k" if stream == 0 else "w + gap + k"
+    return "w + k" if stream == 0 else f"w{stream} + k"
 
 
 def _row(r: int) -> str:
@@ -144,9 +167,9 @@ def _dot_head(streams: int, rows: int, kind: str) -> list[str]:
         for chain in range(CHAINS)
     )
     return [
-        f"static void dot_{streams}x{rows}(const weight_t *w, ptrdiff_t gap, const act_t *x,"
-        " int depth, float *y,",
-        "                    int y_gap, ptrdiff_t stride, float bias_0, float bias_1) {",
+        f"static void dot_{streams}x{rows}(const weight_t *w, const act_t *x, int depth, float *y,",
+        "                    int gap, ptrdiff_t stride, const float *bias) {",
+        *(f"  const weight_t *w{m} = w + (size_t)gap * {m} * depth;" for m in range(1, streams)),
         f"  {kind} {', '.join(sums)};",
         "  int k = 0;",
     ]
@@ -159,12 +182,46 @@ def _fold(streams: int, rows: int) -> list[str]:
 
 def _dot_tail(streams: int, rows: int) -> list[str]:
     stores = [
-        f"  y[{m} * y_gap + {r} * stride] = t{m}{r} + bias_{m};"
+        f"  y[{m} * gap + {r} * stride] = t{m}{r} + bias[{m}];"
         for m in range(streams)
         for r in range(rows)
     ]
-    unused = [] if streams == 2 else ["  (void)gap, (void)y_gap, (void)bias_1;"]
-    return [*stores, *unused, "}"]
+    return [*stores, "}"]
+
+
+def mix_kernel(head_dim: int, lanes: int) -> str:
+    """``mix_values``: one head's values, weighted and summed over positions.
+
+    Several vectors of the head run side by side, or each sum would wait for itself.
+    """
+    lines = [
+        "static void mix_values(const float *weights, int count, const cache_t *values,",
+        "                       float divisor, act_t *out) {",
+    ]
+    full = head_dim // lanes * lanes
+    for start in range(0, full, MIXED * lanes):
+        offsets = range(start, min(start + MIXED * lanes, full), lanes)
+        lines += [
+            "  {",
+            f"    vf {', '.join(f'm{at} = {{0}}' for at in offsets)};",
+            "    for (int i = 0; i < count; i++) {",
+            "      const cache_t *v = values + (size_t)i * HEAD_DIM;",
+            "      vf w = splat(weights[i]);",
+            *(f"      m{at} += w * cache_load(v + {at});" for at in offsets),
+            "    }",
+            *(f"    act_store(out + {at}, m{at} / divisor);" for at in offsets),
+            "  }",
+        ]
+    lines += [
+        f"  for (int d = {full}; d < HEAD_DIM; d++) {{",
+        "    float mixed = 0.0f;",
+        "    for (int i = 0; i < count; i++)",
+        "      mixed += weights[i] * cache_float(values[(size_t)i * HEAD_DIM + d]);",
+        "    out[d] = float_act(mixed / divisor);",
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines)
 
 
 def tile_kernels(target: Target, head_dim: int, packed_stride: int, bf16_dot: bool) -> str:

@@ -108,21 +108,6 @@ static float soften(float *scores, int count) {
   return sum(total);
 }
 
-static void mix_values(const float *weights, int count, const cache_t *values, float divisor,
-                       act_t *out) {
-  int d = 0;
-  for (; d + LANES <= HEAD_DIM; d += LANES) {
-    vf mixed = splat(0.0f);
-    for (int i = 0; i < count; i++) mixed += weights[i] * cache_load(values + (size_t)i * HEAD_DIM + d);
-    act_store(out + d, mixed / divisor);
-  }
-  for (; d < HEAD_DIM; d++) {
-    float mixed = 0.0f;
-    for (int i = 0; i < count; i++) mixed += weights[i] * cache_float(values[(size_t)i * HEAD_DIM + d]);
-    out[d] = float_act(mixed / divisor);
-  }
-}
-
 /* One row's queries that share a key/value head: nobody else reads or writes what this touches. */
 static void attend_group(const call_t *c, scratch_t *s, int layer, const float *q_norm,
                          const float *k_norm, int row, int head) {

@@ -1,27 +1,15 @@
-/* Products of a matrix with a few rows of activations: every weight is read once, in one stream.
-   The dot_N kernels before this serve N rows; what a row gets never depends on the others. */
+/* Products of a matrix with a few rows of activations: every weight is read once. What a row gets
+   never depends on the others. */
 
 #define ROW_SPAN 16   /* rows served per pass over a chunk of weights */
 #define SPAN_BYTES (256 << 10)
 
-/* Rows from..to of the matrix; y[0] is the result of row `from`. The two halves of the range are
-   walked side by side. */
+/* Rows from..to of the matrix; y[0] is the result of row `from`. */
 static void multiply_rows(const weight_t *w, const float *bias, const act_t *x, float *y,
                           ptrdiff_t stride, int from, int to, int depth, int rows) {
-  int half = (to - from) / 2;
-  const float *b = bias ? bias + from : NULL;
-  w += (size_t)from * depth;
-  for (int start = 0; start < rows; start += ROW_SPAN) {
-    int count = least(ROW_SPAN, rows - start);
-    const act_t *x_start = x + (size_t)start * depth;
-    float *y_start = y + start * stride;
-    for (int n = 0; n < half; n++)
-      dot_pairs(w + (size_t)n * depth, (ptrdiff_t)half * depth, x_start, depth, count, y_start + n,
-                half, stride, b ? b[n] : 0.0f, b ? b[n + half] : 0.0f);
-    for (int n = 2 * half; n < to - from; n++)
-      dot_rows(w + (size_t)n * depth, x_start, depth, count, y_start + n, stride,
-               b ? b[n] : 0.0f);
-  }
+  for (int r = 0; r < rows; r += ROW_SPAN)
+    multiply_span(w + (size_t)from * depth, bias ? bias + from : NULL, x + (size_t)r * depth,
+                  y + r * stride, stride, to - from, depth, least(ROW_SPAN, rows - r));
 }
 
 /* Weight rows a thread takes at once: whole cache lines of results, several turns for each. */
