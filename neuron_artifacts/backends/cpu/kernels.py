@@ -105,7 +105,10 @@ def _plain_dot(streams: int, rows: int, lanes: int, cell: int) -> str:
     lines += ["  }", *_fold(streams, rows), "  for (; k < depth; k++) {"]
     for m in range(streams):
         lines.append(f"    float w{m}_0 = weight_float({_weight(m)});")
-        lines += [f"    t{m}{r} += w{m}_0 * *({_row(r)});" for r in range(rows)]
+        # Fused by name: compilers fuse a plain sum in one of these kernels and not in the next.
+        lines += [
+            f"    t{m}{r} = __builtin_fmaf(w{m}_0, *({_row(r)}), t{m}{r});" for r in range(rows)
+        ]
     return "\n".join([*lines, "  }", *_dot_tail(streams, rows)])
 
 
