@@ -8,14 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuron_artifacts.artifact import read_manifest
+from neuron_artifacts.backends.base import ResolvedSpec
 from neuron_artifacts.build.job import BuildJob, Outcome
 from neuron_artifacts.build.lookup import (
     ARTIFACTS_VARIABLE,
+    check_build,
     destination_of,
     look_up,
+    needs_download,
     resolve_request,
 )
 from neuron_artifacts.build.progress import Clock
+from neuron_artifacts.errors import HubError
 from neuron_artifacts.events import Observer, Waiting, ignore
 from neuron_artifacts.plan import Decision
 from neuron_artifacts.preflight import check_writable
@@ -25,6 +29,7 @@ from neuron_artifacts.store import LocalStore
 __all__ = [
     "ARTIFACTS_VARIABLE",
     "Outcome",
+    "check_build",
     "compile_artifact",
     "destination_of",
     "look_up",
@@ -44,31 +49,55 @@ def compile_artifact(
     environ = os.environ if environ is None else environ
     clock = Clock(observe)
     with clock.phase("resolve"):
-        resolved = resolve_request(spec, environ=environ, observe=observe)
-        store = LocalStore(Path(spec.store))
-        key = resolved.key.key
-        destination = destination_of(spec, store, key, environ)
+        # A hub model is described first: a hit must not download 140 GB to find out.
+        resolved = resolve_request(spec, environ=environ, observe=observe, weights=False)
+    store = LocalStore(Path(spec.store))
+    key = resolved.key.key
+    destination = destination_of(spec, store, key, environ)
     with clock.phase("look up"):
         decision = look_up(resolved, store, destination, force=force)
     if _is_final(decision, destination):
         return _hit(decision, clock)
     check_writable(destination.parent)
-    waited = False
-
-    def on_wait(holder: str, seconds: float) -> None:
-        nonlocal waited
-        waited = True
-        observe(Waiting(holder, seconds))
-
-    with store.building(key, on_wait):
+    if not skip_preflight:
+        check_build(resolved, decision, destination)
+    if needs_download(decision):
+        with clock.phase("download"):
+            resolved = _download(resolved, environ, observe)
+    waits = _Waits(observe)
+    with store.building(key, waits):
         store.collect_abandoned(destination)
-        if waited:  # whoever held the lock has most likely built it meanwhile
-            with clock.phase("look up"):
-                decision = look_up(resolved, store, destination, force=False)
-            if _is_final(decision, destination):
-                return replace(_hit(decision, clock), waited=True)
-        job = BuildJob(resolved, store, destination, decision, clock, skip_preflight)
-        return replace(job.run(), waited=waited)
+        with clock.phase("look up"):  # somebody may have built it since we looked
+            decision = look_up(resolved, store, destination, force=force and not waits.seen)
+        if _is_final(decision, destination):
+            return replace(_hit(decision, clock), waited=waits.seen)
+        outcome = BuildJob(resolved, store, destination, decision, clock).run()
+        return replace(outcome, waited=waits.seen)
+
+
+class _Waits:
+    """Tells that another process is waited for, and remembers that it was."""
+
+    def __init__(self, observe: Observer) -> None:
+        self._observe = observe
+        self.seen = False
+
+    def __call__(self, holder: str, seconds: float) -> None:
+        self.seen = True
+        self._observe(Waiting(holder, seconds))
+
+
+def _download(
+    resolved: ResolvedSpec, environ: Mapping[str, str], observe: Observer
+) -> ResolvedSpec:
+    """The same request with its weights on this machine, pinned to the commit already resolved."""
+    spec = replace(resolved.spec, revision=resolved.model.revision)
+    here = resolve_request(spec, environ=environ, observe=observe, weights=True)
+    if here.key.key != resolved.key.key:
+        raise HubError(
+            f"{spec.model} changed while it was downloaded", hint="run the command again"
+        )
+    return here
 
 
 def _is_final(decision: Decision, destination: Path) -> bool:

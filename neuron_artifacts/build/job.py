@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -15,14 +14,13 @@ from neuron_artifacts.artifact import GraphEntry, Manifest, read_manifest
 from neuron_artifacts.backends.base import ResolvedSpec
 from neuron_artifacts.backends.checks import check_artifact
 from neuron_artifacts.backends.registry import get_backend
-from neuron_artifacts.build.lookup import refuse_foreign
+from neuron_artifacts.build.lookup import compiler_jobs, refuse_foreign
 from neuron_artifacts.build.progress import ByteReport, Clock
 from neuron_artifacts.errors import CorruptError, ModelNotFoundError, StoreError
 from neuron_artifacts.events import GraphChanged, GraphState, Note
 from neuron_artifacts.key import canonical_json
 from neuron_artifacts.model.snapshot import CONFIG_NAME, INDEX_NAME
 from neuron_artifacts.plan import Decision, GraphStep, WeightStep
-from neuron_artifacts.preflight import check_resources, measure
 from neuron_artifacts.store import LocalStore, Staging
 from neuron_artifacts.store.staging import storing
 
@@ -50,7 +48,6 @@ class BuildJob:
         destination: Path,
         decision: Decision,
         clock: Clock,
-        skip_preflight: bool,
     ) -> None:
         self.resolved = resolved
         self.store = store
@@ -58,13 +55,10 @@ class BuildJob:
         self.decision = decision
         self.clock = clock
         self.observe = clock.observe
-        self.skip_preflight = skip_preflight
-        self.jobs = resolved.spec.jobs or len(os.sched_getaffinity(0))
+        self.jobs = compiler_jobs(resolved)
         self.backend = get_backend(resolved.backend)
 
     def run(self) -> Outcome:
-        if not self.skip_preflight:
-            self._preflight()
         set_aside: list[Path] = []
         with self.store.stage(self.resolved.key.key, self.destination) as staging:
             with self.clock.phase("compile"):
@@ -79,13 +73,6 @@ class BuildJob:
             self.decision, self.destination, published, self.clock.seconds,
             compiled=sum(graph.reused_from is None for graph in graphs),
             set_aside=tuple(set_aside),
-        )  # fmt: skip
-
-    def _preflight(self) -> None:
-        copied = sum(step.task.source.size for step in self.decision.weights if step.source is None)
-        check_resources(
-            self.resolved, measure(self.destination), copied_bytes=copied,
-            graphs_to_compile=len(self.decision.to_compile), jobs=self.jobs,
         )  # fmt: skip
 
     def _lay_graphs(self, staging: Staging) -> list[GraphEntry]:

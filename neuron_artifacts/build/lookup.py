@@ -13,9 +13,10 @@ from neuron_artifacts.backends.checks import check_artifact
 from neuron_artifacts.backends.registry import get_backend
 from neuron_artifacts.build.progress import ByteReport
 from neuron_artifacts.errors import StoreError
-from neuron_artifacts.events import Note, Observer, ignore
+from neuron_artifacts.events import BytesMoved, Note, Observer, ignore
 from neuron_artifacts.model import ModelSnapshot, resolve_model
 from neuron_artifacts.plan import Broken, Candidate, Decision, decide
+from neuron_artifacts.preflight import check_resources, measure
 from neuron_artifacts.spec import CompileSpec
 from neuron_artifacts.store import LocalStore
 
@@ -31,7 +32,12 @@ def resolve_request(
 ) -> ResolvedSpec:
     """From a request to its key. With ``weights=False`` a hub model's weights stay there."""
     backend = get_backend(spec.backend)
-    model = resolve_model(spec.model, revision=spec.revision, weights=weights)
+    model = resolve_model(
+        spec.model,
+        revision=spec.revision,
+        weights=weights,
+        progress=lambda name, done, total: observe(BytesMoved(f"downloading {name}", done, total)),
+    )
     _hash_weights(model, observe)
     resolved = backend.resolve(spec, model, os.environ if environ is None else environ)
     for note in resolved.notes:
@@ -74,6 +80,31 @@ def look_up(
         elif path == destination and verdict.manifest and verdict.manifest.key != key:
             broken.append(Broken(path, "incompatible", ("it was built for another key",)))
     return decide(resolved, candidates, broken, force=force)
+
+
+def needs_download(decision: Decision) -> bool:
+    """Whether a file the artifact needs is neither here nor in an artifact that is."""
+    return any(step.source is None and step.task.source.path is None for step in decision.weights)
+
+
+def compiler_jobs(resolved: ResolvedSpec) -> int:
+    """Compilers to run at once."""
+    return resolved.spec.jobs or len(os.sched_getaffinity(0))
+
+
+def check_build(resolved: ResolvedSpec, decision: Decision, destination: Path) -> None:
+    """Refuse a build that this machine has not the disk or memory for.
+
+    Raises
+    ------
+    ResourceError
+        With both figures.
+    """
+    copied = sum(step.task.source.size for step in decision.weights if step.source is None)
+    check_resources(
+        resolved, measure(destination), copied_bytes=copied,
+        graphs_to_compile=len(decision.to_compile), jobs=compiler_jobs(resolved),
+    )  # fmt: skip
 
 
 def _hash_weights(model: ModelSnapshot, observe: Observer) -> None:

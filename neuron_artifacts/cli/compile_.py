@@ -42,7 +42,9 @@ def compile_command(
     if dry_run:
         from neuron_artifacts.cli.lookup import look_up_spec
 
-        return look_up_spec(spec, as_json, force=force, exit_on_miss=False)
+        return look_up_spec(
+            spec, as_json, force=force, preflight=not skip_preflight, exit_on_miss=False
+        )
     from neuron_artifacts.build import compile_artifact
 
     with show_progress() as observe:

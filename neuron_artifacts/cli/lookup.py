@@ -22,9 +22,14 @@ def lookup_command(*, spec: CompileSpec, as_json: AsJson = False) -> int:
 
 
 def look_up_spec(
-    spec: CompileSpec, as_json: bool, *, force: bool = False, exit_on_miss: bool = True
+    spec: CompileSpec,
+    as_json: bool,
+    *,
+    force: bool = False,
+    preflight: bool = False,
+    exit_on_miss: bool = True,
 ) -> int:
-    from neuron_artifacts.build import destination_of, look_up, resolve_request
+    from neuron_artifacts.build import check_build, destination_of, look_up, resolve_request
     from neuron_artifacts.store import LocalStore
 
     with show_progress() as observe:
@@ -32,6 +37,8 @@ def look_up_spec(
         store = LocalStore(Path(spec.store))
         destination = destination_of(spec, store, resolved.key.key, os.environ)
         decision = look_up(resolved, store, destination, force=force)
+        if preflight and decision.action != "hit":
+            check_build(resolved, decision, destination)
     if as_json:
         body = _render.decision_json(decision)
         _output.print_json({**body, "path": str(destination), "store": str(store.root)})
