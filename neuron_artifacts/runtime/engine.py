@@ -244,8 +244,8 @@ class Engine:
         times = sequence.request.times
         try:
             delta = sequence.accept(logits)
-        except Exception as error:
-            log.exception("request %s failed", sequence.request.request_id)
+        except Exception as error:  # noqa: BLE001 - one request's trouble only
+            _report(f"request {sequence.request.request_id} failed", error)
             self._give_up(self._siblings(sequence), _as_ours(error))
             return 0
         times.last_token = time.monotonic()
@@ -285,7 +285,7 @@ class Engine:
 
     def _fail(self, error: BaseException) -> None:
         """Record why the thread ends, and end every request with it."""
-        log.error("the engine failed", exc_info=error)
+        _report("the engine failed", error)
         with self._changed:
             self.failed = error
             left = list(self._scheduler)
@@ -298,10 +298,16 @@ def _survives(callback: Callable[[_Told], None], argument: _Told) -> bool:
     """Call somebody else's code; whether it returned."""
     try:
         callback(argument)
-    except Exception:
-        log.exception("a callback of the engine raised")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is not the engine's
+        _report("a callback of the engine raised", error)
         return False
     return True
+
+
+def _report(what: str, error: BaseException) -> None:
+    """One line for the log; the traceback is there for who asks for details."""
+    log.error("%s: %s: %s", what, type(error).__name__, error)
+    log.debug("%s", what, exc_info=error)
 
 
 def _as_ours(error: BaseException) -> NeuronArtifactsError:

@@ -26,10 +26,18 @@ class LLM:
     """Generates for many prompts at once and gives the results in their order.
 
     Owns the runner: closing the LLM closes it. Use as a context manager, or call :meth:`close`.
+    ``default_sampling_params`` apply where a call gives none.
     """
 
-    def __init__(self, runner: Runner, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        *,
+        default_sampling_params: SamplingParams | None = None,
+    ) -> None:
         self._runner, self._tokenizer = runner, tokenizer
+        self._default = default_sampling_params or SamplingParams()
         self._engine = Engine(runner, tokenizer, max_waiting=sys.maxsize)
         self._engine.start()
         self._ids = itertools.count()
@@ -52,6 +60,9 @@ class LLM:
 
     def get_tokenizer(self) -> Tokenizer:
         return self._tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        return self._default
 
     def generate(
         self,
@@ -124,7 +135,7 @@ class LLM:
         jobs = [
             _Job(EngineRequest(str(next(self._ids)), ids, params), text)
             for (text, ids), params in zip(
-                prompts, _per_prompt(sampling_params, len(prompts)), strict=True
+                prompts, _per_prompt(sampling_params or self._default, len(prompts)), strict=True
             )
         ]
         for job in jobs:
@@ -187,9 +198,11 @@ def _as_list(prompts: Any) -> list[Prompt]:
     return [listed] if single else listed
 
 
-def _per_prompt(params: Params, count: int) -> list[SamplingParams]:
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
+def _per_prompt(
+    params: SamplingParams | Sequence[SamplingParams], count: int
+) -> list[SamplingParams]:
+    if isinstance(params, SamplingParams):
+        return [params] * count
     if len(params) != count:
         raise RequestError(f"{count} prompts came with {len(params)} sampling parameters")
     return list(params)

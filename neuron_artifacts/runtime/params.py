@@ -9,6 +9,7 @@ from neuron_artifacts.errors import RequestError
 
 MAX_LOGPROBS = 20
 MAX_N = 128
+_OPTIONAL = ("max_tokens", "logprobs", "seed")
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,15 @@ class SamplingParams:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         object.__setattr__(self, "stop", stop)
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids or ()))
+        object.__setattr__(self, "logit_bias", _read_bias(self.logit_bias or {}))
         for check in (self._check_counts, self._check_reals, self._check_stops):
             check()
 
     def _check_counts(self) -> None:
+        for name in ("n", "top_k", "min_tokens", "max_tokens", "logprobs", "seed"):
+            value = getattr(self, name)
+            if not (_is_whole(value) or (value is None and name in _OPTIONAL)):
+                raise RequestError(f"{name} must be a whole number, got {value!r}", param=name)
         _within("n", self.n, 1, MAX_N)
         _within("top_k", self.top_k, -1, math.inf)
         _within("min_tokens", self.min_tokens, 0, math.inf)
@@ -67,26 +73,46 @@ class SamplingParams:
 
     def _check_reals(self) -> None:
         _within("temperature", self.temperature, 0, 100)
-        if not 0 < self.top_p <= 1:
-            raise RequestError(f"top_p must be in (0, 1], got {self.top_p}", param="top_p")
+        _within("top_p", self.top_p, 0, 1)
+        if self.top_p == 0:
+            raise RequestError("top_p must be more than 0", param="top_p")
         _within("min_p", self.min_p, 0, 1)
         _within("presence_penalty", self.presence_penalty, -2, 2)
         _within("frequency_penalty", self.frequency_penalty, -2, 2)
-        if not 0 < self.repetition_penalty <= 100:
-            raise RequestError(
-                f"repetition_penalty must be in (0, 100], got {self.repetition_penalty}",
-                param="repetition_penalty",
-            )
+        _within("repetition_penalty", self.repetition_penalty, 0, 100)
+        if self.repetition_penalty == 0:
+            raise RequestError("repetition_penalty must be more than 0", param="repetition_penalty")
 
     def _check_stops(self) -> None:
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise RequestError("stop strings must be non-empty text", param="stop")
+        if not all(map(_is_whole, self.stop_token_ids)):
+            raise RequestError("stop_token_ids must be token ids", param="stop_token_ids")
 
     def with_changes(self, **changes: object) -> SamplingParams:
         """A copy with some fields replaced."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # also false for NaN
-        raise RequestError(f"{name} must be between {low} and {high}, got {value}", param=name)
+    try:
+        inside = low <= value <= high  # also false for NaN
+    except TypeError:
+        inside = False
+    if not inside:
+        raise RequestError(f"{name} must be between {low} and {high}, got {value!r}", param=name)
+
+
+def _read_bias(bias: dict[int, float]) -> dict[int, float]:
+    """Token ids to finite numbers; JSON spells the ids as text."""
+    try:
+        read = {int(token): float(value) for token, value in bias.items()}
+    except (AttributeError, TypeError, ValueError):
+        read = {0: math.nan}
+    if not all(map(math.isfinite, read.values())):
+        raise RequestError("logit_bias must map token ids to numbers", param="logit_bias")
+    return read
