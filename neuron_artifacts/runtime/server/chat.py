@@ -42,7 +42,7 @@ async def create_chat_completion(request: Request) -> Response:
     params = chat_params(state, body)
     prompt = await encode_conversation(state, body)
     writer = _Writer(state, body, prompt, f"chatcmpl-{request.state.request_id}", model)
-    generation = Generation(state, [prompt], params)
+    generation = Generation(state, [prompt], params, arrived=request.state.arrived)
     generation.start()
     if body.stream:
         return EventStream(generation, writer.chunks(generation.pieces()))

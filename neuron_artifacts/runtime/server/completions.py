@@ -40,7 +40,7 @@ async def create_completion(request: Request) -> Response:
     _check_count(state, len(body.prompt) * body.n)
     prompts = await encode_prompts(state, body.prompt, add_special_tokens=body.add_special_tokens)
     writer = _Writer(state, body, prompts, f"cmpl-{request.state.request_id}", model)
-    generation = Generation(state, prompts, params)
+    generation = Generation(state, prompts, params, arrived=request.state.arrived)
     if body.max_tokens == 0:
         generation.check()
         return json_response(writer.prompts_alone())

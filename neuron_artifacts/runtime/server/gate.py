@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,8 +26,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 class Gate:
     """ASGI middleware around all routes.
 
-    ``x-request-id`` is echoed, or made up where it is missing or unfit to be repeated; routes
-    find it in ``request.state.request_id``.
+    ``x-request-id`` is echoed, or made up where it is missing or unfit to be repeated. Routes
+    find it in ``request.state.request_id``, and the time of arrival in ``request.state.arrived``.
     """
 
     def __init__(self, app: ASGIApp, state: ServerState) -> None:
@@ -39,7 +40,7 @@ class Gate:
             return
         headers = Headers(scope=scope)
         request_id = pick_request_id(headers.get("x-request-id"))
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, arrived=time.monotonic())
         started = False
 
         async def send_with_id(message: Message) -> None:

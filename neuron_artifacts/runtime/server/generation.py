@@ -19,7 +19,7 @@ from starlette.types import Receive
 
 from neuron_artifacts.errors import NeuronArtifactsError
 from neuron_artifacts.runtime.engine import EngineRequest
-from neuron_artifacts.runtime.outputs import SequenceDelta
+from neuron_artifacts.runtime.outputs import RequestTimes, SequenceDelta
 from neuron_artifacts.runtime.params import SamplingParams
 from neuron_artifacts.runtime.server.errors import ApiError, ClientGoneError, unavailable
 from neuron_artifacts.runtime.server.prompts import EncodedPrompt
@@ -76,15 +76,22 @@ class Mailbox:
 class Generation:
     """All sequences of one HTTP request, from :meth:`start` to the last piece.
 
-    Whoever starts one closes it: that frees every slot it still holds.
+    Whoever starts one closes it: that frees every slot it still holds. ``arrived`` is when the
+    HTTP request came, by ``time.monotonic()``: latencies count from there.
     """
 
     def __init__(
-        self, state: ServerState, prompts: Sequence[EncodedPrompt], params: SamplingParams
+        self,
+        state: ServerState,
+        prompts: Sequence[EncodedPrompt],
+        params: SamplingParams,
+        *,
+        arrived: float,
     ) -> None:
         self._state = state
         self._prompts = prompts
         self._params = params
+        self._arrived = arrived
         self._mailbox = Mailbox()
         self._open: set[str] = set()
         self._unfinished = len(prompts) * params.n
@@ -93,7 +100,9 @@ class Generation:
         """What :meth:`start` would submit, checked by the engine."""
         # Not the client's id: it may send the same one twice at a time.
         requests = [
-            EngineRequest(uuid.uuid4().hex, prompt.token_ids, self._params)
+            EngineRequest(
+                uuid.uuid4().hex, prompt.token_ids, self._params, RequestTimes(self._arrived)
+            )
             for prompt in self._prompts
         ]
         for request in requests:
@@ -176,11 +185,18 @@ class Generation:
 
 
 def merge(pieces: Sequence[Piece]) -> list[Piece]:
-    """Put together the pieces of each choice, in the order in which the choices appear."""
+    """Put together the pieces of each choice, in the order in which the choices appear.
+
+    Aborts stay apart, at the end: what was generated before them is still delivered.
+    """
     by_index: dict[int, list[SequenceDelta]] = {}
+    aborts = []
     for piece in pieces:
-        by_index.setdefault(piece.index, []).append(piece.delta)
-    return [Piece(index, join_deltas(deltas)) for index, deltas in by_index.items()]
+        if piece.delta.finish_reason == "abort":
+            aborts.append(piece)
+        else:
+            by_index.setdefault(piece.index, []).append(piece.delta)
+    return [*(Piece(index, join_deltas(deltas)) for index, deltas in by_index.items()), *aborts]
 
 
 def join_deltas(deltas: Sequence[SequenceDelta]) -> SequenceDelta:
@@ -197,5 +213,4 @@ def join_deltas(deltas: Sequence[SequenceDelta]) -> SequenceDelta:
         logprobs=None if first.logprobs is None else logprobs,
         finish_reason=last.finish_reason,
         stop_reason=last.stop_reason,
-        error=last.error,
     )

@@ -30,12 +30,18 @@ def test_logprobs_stay_beside_their_tokens() -> None:
     def delta(token: int) -> SequenceDelta:
         return SequenceDelta("r", 0, [token], "", logprobs=[{token: Logprob(-1.0, 1, "x")}])
 
-    end = SequenceDelta("r", 0, [], "", finish_reason="abort")
-    joined = join_deltas([delta(1), delta(2), end])
+    joined = join_deltas([delta(1), delta(2)])
     assert joined.logprobs is not None
     assert [list(position) for position in joined.logprobs] == [[1], [2]]
     assert joined.token_ids == [1, 2]
-    assert join_deltas([piece(0, 1).delta, end]).logprobs is None
+    assert join_deltas([piece(0, 1).delta, piece(0, 2).delta]).logprobs is None
+
+
+def test_what_came_before_an_abort_is_not_lost_with_it() -> None:
+    abort = Piece(0, SequenceDelta("r", 0, [], "", finish_reason="abort"))
+    merged = merge([piece(0, 1), piece(1, 2), piece(0, 3), abort, piece(1, 4)])
+    assert [p.delta.token_ids for p in merged] == [[1, 3], [2, 4], []]
+    assert merged[-1] is abort
 
 
 def test_a_reader_gets_everything_in_order_whatever_its_pace() -> None:

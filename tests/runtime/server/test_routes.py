@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
 from neuron_artifacts import __version__
+from neuron_artifacts.runtime.server.prompts import SHORT_CHARS
+from neuron_artifacts.runtime.server.state import Limits
 from tests.runtime.server.harness import (
+    PATIENCE,
     RunningServer,
     eventually,
     posted,
+    read_until,
     running,
     toy_state,
 )
@@ -129,3 +136,31 @@ def test_a_full_queue(folder: Path) -> None:
                 server.runner.release()
                 eventually(lambda: server.load() == 0)
         assert httpx.post(server.url + "/v1/completions", json=TEXT).status_code == 200
+
+
+def test_long_prompts_wait_for_each_other_only(folder: Path) -> None:
+    """Short ones and probes are answered while a long one is being tokenized."""
+    state = toy_state(folder)
+    free = threading.Event()
+    with running(state) as server, ThreadPoolExecutor(1) as pool:
+        blocker = state.tokenizing.submit(free.wait, PATIENCE)
+        long = {"prompt": "Hello " * (SHORT_CHARS // 6 + 1), "max_tokens": 1}
+        answer = pool.submit(httpx.post, server.url + "/v1/completions", json=long)
+        eventually(lambda: server.load() == 1)
+        assert httpx.get(server.url + "/health").status_code == 200
+        assert httpx.post(server.url + "/v1/completions", json=TEXT).status_code == 200
+        assert not answer.done()
+        free.set()
+        assert blocker.result(PATIENCE)
+        assert answer.result(PATIENCE).json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_body_that_does_not_arrive(folder: Path) -> None:
+    with running(toy_state(folder, limits=Limits(body_seconds=0.1))) as server:
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as connection:
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+            connection.sendall(head + b"Content-Type: application/json\r\n\r\n{")
+            assert b"408" in read_until(connection, b"did not arrive")
+            while connection.recv(1 << 16):
+                pass  # and the connection is closed, as half a request is on it
+        assert server.load() == 0
