@@ -16,6 +16,7 @@ from neuron_artifacts.errors import (
     NeuronArtifactsError,
     RequestError,
 )
+from neuron_artifacts.runtime.outputs import SequenceDelta
 from neuron_artifacts.runtime.sampling import Floats
 from neuron_artifacts.runtime.scheduler import Chunk, Scheduler
 from neuron_artifacts.runtime.sequence import EngineRequest, Limits, OnDelta, Sequence
@@ -211,9 +212,10 @@ class Engine:
 
     def _step(self) -> None:
         plan = self._scheduler.plan()
-        prompt_tokens = len(plan.chunk.tokens) if plan.chunk else 0
+        prompt_tokens = 0
         generated = self._decode(plan.decode) if plan.decode else 0
         if plan.chunk and not plan.chunk.sequence.finished:
+            prompt_tokens = len(plan.chunk.tokens)
             generated += self._prefill(plan.chunk)
         with self._changed:
             self._prompt_tokens += prompt_tokens
@@ -250,15 +252,18 @@ class Engine:
             return 0
         times.last_token = time.monotonic()
         times.first_token = times.first_token or times.last_token
-        if delta.finish_reason is not None:
-            self._release(sequence)
-        if not _survives(sequence.on_delta, delta):
+        if delta.finish_reason is None:
+            survived = _survives(sequence.on_delta, delta)
+        else:
+            survived = self._end(sequence, delta)
+        if not survived:
             self._give_up(self._siblings(sequence), tell=False)
         return 1
 
     def _siblings(self, sequence: Sequence) -> list[Sequence]:
         """The unfinished sequences of the same request."""
-        return [s for s in self._scheduler if s.request is sequence.request]
+        with self._changed:
+            return [s for s in self._scheduler if s.request is sequence.request]
 
     def _give_up(
         self,
@@ -268,20 +273,21 @@ class Engine:
         tell: bool = True,
     ) -> None:
         for sequence in sequences:
-            delta = sequence.give_up(error)
-            self._release(sequence)
-            if tell:
-                _survives(sequence.on_delta, delta)
+            self._end(sequence, sequence.give_up(error), tell=tell)
 
-    def _release(self, sequence: Sequence) -> None:
-        request_id = sequence.request.request_id
+    def _end(self, sequence: Sequence, last: SequenceDelta, *, tell: bool = True) -> bool:
+        """Free the slot, tell the client, and only then count the sequence as done."""
         with self._changed:
             self._scheduler.release(sequence)
+        survived = not tell or _survives(sequence.on_delta, last)
+        request_id = sequence.request.request_id
+        with self._changed:
             self._ids[request_id] -= 1
             if not self._ids[request_id]:
                 del self._ids[request_id]
                 self._aborted.discard(request_id)
                 self._changed.notify_all()
+        return survived
 
     def _fail(self, error: BaseException) -> None:
         """Record why the thread ends, and end every request with it."""

@@ -57,7 +57,8 @@ class Sampler:
         seed = secrets.randbits(64) if params.seed is None else (params.seed + index) % 2**64
         self._params = params
         self._generator = np.random.Generator(np.random.Philox(key=seed))
-        self._prompt = np.unique(np.asarray(prompt_token_ids, np.int64))
+        counted = prompt_token_ids if params.repetition_penalty != 1 else ()
+        self._prompt = np.unique(np.asarray(counted, np.int64))
         self._forbidden = np.array(sorted(forbidden_early), np.int64)
         self._bias_ids = np.array(list(params.logit_bias), np.int64)
         self._bias = np.array(list(params.logit_bias.values()), np.float32)

@@ -438,6 +438,19 @@ def test_draining_finishes_what_was_accepted(make_engine: MakeEngine) -> None:
     assert engine.drain(0)
 
 
+def test_draining_waits_for_the_last_callback(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    seen: list[str | None] = []
+
+    def tell_late(delta: SequenceDelta) -> None:
+        time.sleep(0.02)
+        seen.append(delta.finish_reason)
+
+    Gathered(engine, [1], max_tokens=2, meanwhile=tell_late)
+    assert engine.drain(PATIENCE)
+    assert seen == [None, "length"]
+
+
 def test_draining_ends_what_takes_too_long(make_engine: MakeEngine) -> None:
     engine = make_engine(toy_runner(batch_size=1))
     gate = Gate()
