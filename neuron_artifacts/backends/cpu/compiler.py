@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from neuron_artifacts._files import write_atomically
+from neuron_artifacts._files import user_cache_dir, write_atomically
 from neuron_artifacts.backends.cpu.targets import Target
 from neuron_artifacts.errors import CompileError, ToolchainError
 
@@ -34,7 +34,7 @@ FLAGS = (
     "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
     "-Wl,--build-id=none", "-Wl,-s", "-w",
 )  # fmt: skip
-PASSED_ON = ("PATH", "HOME", "XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR", "LD_LIBRARY_PATH")
+PASSED_ON = ("PATH", "HOME", "ZIG_GLOBAL_CACHE_DIR", "LD_LIBRARY_PATH")
 """What a compiler may see of the environment: enough to run, nothing that changes its output."""
 
 PROBE_SECONDS = 60
@@ -222,6 +222,8 @@ def _first_line(argv: tuple[str, ...], option: str, environ: Mapping[str, str]) 
 
 def _environment(environ: Mapping[str, str], temporary: str | None = None) -> dict[str, str]:
     kept = {name: environ[name] for name in PASSED_ON if name in environ}
+    # zig keeps the C library's stubs there, which take seconds to build
+    kept.setdefault("ZIG_GLOBAL_CACHE_DIR", str(user_cache_dir() / "zig"))
     fixed = {"LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"}
     if temporary is not None:
         fixed |= {"TMPDIR": temporary, "ZIG_LOCAL_CACHE_DIR": temporary}

@@ -7,7 +7,8 @@ import ctypes
 from pathlib import Path
 
 from neuron_artifacts.backends.cpu import abi
-from neuron_artifacts.backends.cpu.targets import missing_features, resolve_target
+from neuron_artifacts.backends.cpu.elf import read_machine
+from neuron_artifacts.backends.cpu.targets import missing_features, read_cpu, resolve_target
 from neuron_artifacts.errors import CorruptError, IncompatibleError, SpecError
 
 RECOMPILE = "compile the artifact again on this machine"
@@ -26,6 +27,7 @@ class LoadedGraph:
 
     def __init__(self, path: Path, signature: tuple[int, ...]) -> None:
         self._path = path
+        self._check_machine()
         try:
             # An absolute path: the loader searches no folders.
             self._library = ctypes.CDLL(str(path.absolute()))
@@ -57,6 +59,13 @@ class LoadedGraph:
 
     def close(self) -> None:
         _ctypes.dlclose(self._library._handle)
+
+    def _check_machine(self) -> None:
+        machine, (ours, _) = read_machine(self._path), read_cpu()
+        if machine != ours:
+            raise IncompatibleError(
+                f"{self._path} is built for {machine}, this machine is {ours}", hint=RECOMPILE
+            )
 
     def _check_target(self) -> None:
         try:

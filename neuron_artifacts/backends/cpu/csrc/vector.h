@@ -50,10 +50,12 @@ INLINE float f16_float(uint16_t h) {
   return bits_float(sign | float_bits(bits_float(rest) * 0x1p112f));
 }
 INLINE vf f16_load(const void *p) {
-#if defined(__AVX512F__)
+#if defined(__x86_64__) && LANES == 16
   return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(p));
-#elif defined(__F16C__)
+#elif defined(__x86_64__) && LANES == 8
   return (vf)_mm256_cvtph_ps(_mm_loadu_si128(p));
+#elif defined(__x86_64__)
+  return (vf)_mm_cvtph_ps(_mm_loadl_epi64(p));
 #else
   return (vf)vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p)));
 #endif
