@@ -75,12 +75,13 @@ class Request:
 
 
 class FakeHub:
-    """Serve until closed; ``requests`` is what was asked so far."""
+    """Serve until closed; ``requests`` and ``sent`` (bytes) tell what happened so far."""
 
     def __init__(self, *, cdn: bool = False) -> None:
         self.repositories: dict[str, Repository] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.sent = 0
         self.cdn = cdn
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.hub = self  # type: ignore[attr-defined]
@@ -271,7 +272,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        self.wfile.write(body if cut is None else body[:cut])
+        body = body if cut is None else body[:cut]
+        for start in range(0, len(body), 64 << 10):
+            self.server.hub.sent += self.wfile.write(body[start : start + (64 << 10)])  # type: ignore[attr-defined]
         if cut is not None:
             self.close_connection = True
 

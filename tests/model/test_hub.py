@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -155,6 +156,17 @@ def test_a_long_header_is_read_by_a_second_request(
     assert spans == ["bytes=0-131071", f"bytes=0-{length - 1}"]
 
 
+def test_no_more_than_the_header_is_read_where_ranges_are_ignored(
+    hub: FakeHub, cache: Path
+) -> None:
+    data = tensors(a=(1 << 23,))
+    hub.commit(REPO, single() | {"model.safetensors": data})
+    hub.faults.append(Fault("model.safetensors", no_range=True))
+    described = describe_repository(REPO, endpoint=hub.url, cache_dir=cache)
+    assert described.weight_bytes == len(data)
+    assert hub.sent < len(data)  # what the sockets hold may be lost
+
+
 def test_describe_fetches_weights_whose_digest_the_hub_does_not_know(
     hub: FakeHub, cache: Path
 ) -> None:
@@ -180,6 +192,18 @@ def test_a_branch_that_moves_between_requests_does_not_mix_commits(
     snapshot = download_repository(REPO, endpoint=hub.url, cache_dir=cache)
     assert [snapshot.revision] == later
     assert len(snapshot.weight_files) == 2
+
+
+def test_the_cache_learns_where_a_branch_moved(
+    hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.commit(REPO, single(a=(1,)))
+    download_repository(REPO, endpoint=hub.url, cache_dir=cache)
+    later = hub.commit(REPO, single(a=(2,)))
+    download_repository(REPO, later, endpoint=hub.url, cache_dir=cache)
+    download_repository(REPO, endpoint=hub.url, cache_dir=cache)
+    go_offline(monkeypatch)
+    assert download_repository(REPO, endpoint=hub.url, cache_dir=cache).revision == later
 
 
 def test_tags_branches_and_commits_are_revisions(hub: FakeHub, cache: Path) -> None:
@@ -505,6 +529,7 @@ def test_a_silent_hub(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
     hub.faults.append(Fault("/api/", delay=2))
     with pytest.raises(HubError, match="cannot be reached: no answer in time"):
         describe_repository(REPO, endpoint=hub.url, cache_dir=cache)
+    assert len(hub.requests) == 1
 
 
 def test_passing_trouble_is_waited_out(hub: FakeHub, cache: Path) -> None:
@@ -523,7 +548,13 @@ def test_passing_trouble_is_waited_out(hub: FakeHub, cache: Path) -> None:
 # Damage
 
 
-def test_a_dropped_connection_is_resumed(hub: FakeHub, cache: Path) -> None:
+def test_a_dropped_connection_is_resumed_without_a_word(
+    hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[logging.LogRecord] = []
+    listener = logging.Handler(logging.WARNING)
+    monkeypatch.setattr(listener, "emit", said.append)
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "handlers", [listener])
     files = single(a=(1 << 16,))
     hub.commit(REPO, files)
     hub.faults.append(Fault("model.safetensors", cut=100_000, times=1))
@@ -531,6 +562,7 @@ def test_a_dropped_connection_is_resumed(hub: FakeHub, cache: Path) -> None:
     (file,) = snapshot.weight_files
     assert file.path
     assert file.path.read_bytes() == files["model.safetensors"]
+    assert not said
 
 
 def test_a_download_cut_short_is_reported_and_leaves_no_blob(hub: FakeHub, cache: Path) -> None:
