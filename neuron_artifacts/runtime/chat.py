@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
+
 from neuron_artifacts.errors import RequestError
 from neuron_artifacts.runtime.chat_env import LimitExceeded, Template, compile_template
 
@@ -188,8 +190,6 @@ def _compile(template: str) -> Template:
 
 @functools.lru_cache(maxsize=64)
 def _compile_or_error(template: str) -> Template | RequestError:
-    import jinja2
-
     try:
         return compile_template(template)
     except (jinja2.TemplateError, RecursionError) as error:
@@ -202,8 +202,6 @@ def _compile_or_error(template: str) -> Template | RequestError:
 
 
 def _render(compiled: Template, variables: Mapping[str, Any]) -> str:
-    import jinja2
-
     deadline = time.monotonic() + MAX_SECONDS
     pieces: list[str] = []
     size = 0

@@ -201,7 +201,6 @@ class Engine:
         with self._changed:
             self._changed.wait_for(lambda: self._ids or self._closing)
             doomed = [s for s in self._scheduler if s.request.request_id in self._aborted]
-            self._aborted.clear()
         self._give_up(doomed)
         with self._changed:
             now = time.monotonic()

@@ -252,7 +252,6 @@ def _added_token(token: Any, *, special: bool) -> tokenizers.AddedToken:
         for name in ("single_word", "lstrip", "rstrip", "normalized")
         if isinstance(fields.get(name), bool)
     }
-    flags.setdefault("normalized", not special)
     special = special or fields.get("special") is True
     return tokenizers.AddedToken(_content(token), special=special, **flags)
 

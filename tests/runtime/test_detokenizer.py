@@ -186,3 +186,4 @@ def test_stop_strings_may_be_let_pass() -> None:
     assert search.push("a", search=False).text == ""
     found = search.push("b!")
     assert (found.text, found.stop) == ("", "ab")
+    assert StopStrings(["ab", "wxyz"]).push("xab", search=False).text == "xab"

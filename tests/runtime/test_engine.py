@@ -376,10 +376,11 @@ def test_a_raising_callback_ends_only_its_request(make_engine: MakeEngine, n: in
     def raise_(delta: SequenceDelta) -> None:
         raise ValueError("client trouble")
 
-    Gathered(engine, [1], meanwhile=raise_, n=n)
+    raising = Gathered(engine, [1], meanwhile=raise_, n=n)
     assert Gathered(engine, [2], max_tokens=9).wait().tokens() == greedy([2], 9)
     assert engine.drain(PATIENCE)
     assert engine.failed is None
+    assert sum(map(len, raising.deltas)) == 1
     assert sorted(engine._scheduler._free) == [0, 1]
 
 

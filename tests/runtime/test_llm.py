@@ -83,6 +83,8 @@ def test_options_for_each_prompt(llm: LLM) -> None:
     results = llm.generate(["a", "b", "c"], options)
     assert [len(result.outputs) for result in results] == [1, 2, 3]
     assert [len(result.outputs[0].token_ids) for result in results] == [1, 2, 3]
+    (many,) = llm.generate(["a"], SHORT.with_changes(n=9))
+    assert [len(output.token_ids) for output in many.outputs] == [6] * 9
     with pytest.raises(RequestError, match="2 prompts came with 3"):
         llm.generate(["a", "b"], options)
 
