@@ -85,7 +85,9 @@ def _describe(cls: Any, base: dict[str, Any]) -> dict[str, Any]:
         "null_means": {
             name: attributes[name]
             for name, default in own.items()
-            if default is None and name != "layer_types" and isinstance(attributes[name], list | dict)
+            if default is None
+            and name != "layer_types"
+            and isinstance(attributes[name], list | dict)
         },
         "rules": sorted(_probe(cls, attributes, own)),
         "attribute_map": dict(cls.attribute_map),

@@ -9,14 +9,18 @@ from typing import Any
 
 from neuron_artifacts.backends.nxdi.families import Family
 from neuron_artifacts.backends.nxdi.hf_config import load_hf_config
-from neuron_artifacts.backends.nxdi.levels import Host, SdkLevel, read_table
+from neuron_artifacts.backends.nxdi.levels import SdkLevel, read_table
 from neuron_artifacts.backends.nxdi.nested import check_dtype
 from neuron_artifacts.errors import SpecError, UnsupportedModelError
 
 
 def inference_config(
-    config: Mapping[str, Any], name_or_path: str, fields: Mapping[str, Any], *,
-    family: Family, level: SdkLevel,
+    config: Mapping[str, Any],
+    name_or_path: str,
+    fields: Mapping[str, Any],
+    *,
+    family: Family,
+    level: SdkLevel,
 ) -> dict[str, Any]:
     """The instance attributes of ``InferenceConfig``, nested objects as dictionaries.
 
@@ -47,7 +51,7 @@ def inference_config(
 
 
 def fused_speculation(
-    family: Family, draft: Mapping[str, Any], draft_path: str, *, level: SdkLevel, host: Host
+    family: Family, draft: Mapping[str, Any], draft_path: str, *, level: SdkLevel
 ) -> dict[str, Any]:
     """FusedSpecNeuronConfig: the model class, the draft's configuration and its path.
 
@@ -57,7 +61,7 @@ def fused_speculation(
         The text of the class is not known at this level.
     """
     content = {
-        "worker_cls": _model_class(family, level, host),
+        "worker_cls": _model_class(family, level),
         "draft_config": dict(draft),
         "draft_model_path": draft_path,
     }
@@ -159,7 +163,7 @@ def _check(attributes: Mapping[str, Any], level: SdkLevel) -> None:
         )
 
 
-def _model_class(family: Family, level: SdkLevel, host: Host) -> dict[str, Any]:
+def _model_class(family: Family, level: SdkLevel) -> dict[str, Any]:
     if level.since("2.23"):
         return {"__module__": family.module, "__name__": family.model_class}
     classes = read_table("model-classes-2.22")

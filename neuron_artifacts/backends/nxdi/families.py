@@ -42,9 +42,7 @@ FAMILIES = {
     "Qwen3ForCausalLM": Family(
         "qwen3", "NeuronQwen3Model", "2.25", "2.25", attention="NeuronQwen3Attention"
     ),
-    "Qwen3MoeForCausalLM": Family(
-        "qwen3_moe", "NeuronQwen3MoeModel", "2.26", "2.26", is_moe=True
-    ),
+    "Qwen3MoeForCausalLM": Family("qwen3_moe", "NeuronQwen3MoeModel", "2.26", "2.26", is_moe=True),
 }
 """Keyed by the name in a model's ``architectures``."""
 

@@ -108,7 +108,7 @@ def _read_logical_nc_config(level: SdkLevel, environ: Mapping[str, str]) -> int 
 @lru_cache
 def read_table(name: str) -> Any:
     """A table of this package's data. Callers must not change it."""
-    text = files(__package__).joinpath("data", f"{name}.json").read_text(encoding="utf-8")
+    text = (files(__package__) / "data" / f"{name}.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 

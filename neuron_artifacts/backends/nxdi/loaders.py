@@ -76,9 +76,7 @@ def neuron_arguments(
     return kwargs
 
 
-def effective_block_size(
-    loader: str, arguments: VllmArguments, override: Mapping[str, Any]
-) -> int:
+def effective_block_size(loader: str, arguments: VllmArguments, override: Mapping[str, Any]) -> int:
     """The block size after vLLM's platform code: without a block layout, one block a sequence.
 
     Raises
@@ -225,9 +223,7 @@ def _plugin_arguments(
     return kwargs
 
 
-def _take_prompt_length(
-    loader: str, arguments: VllmArguments, override: dict[str, Any]
-) -> None:
+def _take_prompt_length(loader: str, arguments: VllmArguments, override: dict[str, Any]) -> None:
     length = arguments.max_prompt_length
     if length is None:
         return
@@ -253,7 +249,7 @@ def _check_blocks(
                 f"pa_num_blocks {override['pa_num_blocks']} needs --num-gpu-blocks-override of "
                 "the same number"
             )
-        kwargs["pa_num_blocks"] = asked + 1
+        kwargs["pa_num_blocks"] = override["pa_num_blocks"] + 1
     least = ceil(arguments.max_model_len / block_size) * arguments.max_num_seqs
     have = kwargs["pa_num_blocks"] if asked is None else asked
     if have < least:

@@ -50,7 +50,7 @@ def tensor_capture(given: Any) -> Any:
     """TensorCaptureConfig; what is not an object switches the feature off."""
     if not isinstance(given, dict):
         return None
-    table = {
+    table: dict[str, Any] = {
         "modules_to_capture": [],
         "max_intermediate_tensors": None,
         "auto_capture_moe_tensors": False,

@@ -53,6 +53,8 @@ _NOT_ARGUMENTS = {
     "normalize_top_k_affinities": "2.24",
 }
 
+_SORTED = ("context_encoding_buckets", "token_generation_buckets", "token_generation_batches")
+
 _UNKNOWABLE = ("kv_quant_config", "tensor_replacement_config")
 
 
@@ -144,7 +146,11 @@ def _set_lists(fields: dict[str, Any], given: Mapping[str, Any], level: SdkLevel
     batches = fields.get("token_generation_batches")
     if batches is not None and not isinstance(batches, list):
         fields["token_generation_batches"] = [batches]
-    for name in ("context_encoding_buckets", "token_generation_buckets", "token_generation_batches"):
+    for name in (
+        "context_encoding_buckets",
+        "token_generation_buckets",
+        "token_generation_batches",
+    ):
         if fields.get(name) is not None:
             fields[name] = sorted(fields[name])
     if "enable_token_tree" in fields:
@@ -235,10 +241,10 @@ def _set_attention_data_parallel(fields: dict[str, Any], level: SdkLevel, host: 
         return
     fields["kv_cache_batch_size"] = fields["tkg_batch_size"] // fields["attention_dp_degree"]
     fields["kv_cache_padding_size"] = 1  # a slot for writes that must go nowhere
-    if level.since("2.27") and not host.is_first_generation:
-        if fields["attn_block_tkg_nki_kernel_cascaded_attention"]:
-            fields["kv_cache_update_with_kernel"] = True
-            fields["kv_cache_padding_size"] = 0
+    skips = level.since("2.27") and not host.is_first_generation
+    if skips and fields["attn_block_tkg_nki_kernel_cascaded_attention"]:
+        fields["kv_cache_update_with_kernel"] = True
+        fields["kv_cache_padding_size"] = 0
 
 
 def _tiles_kv_cache(fields: Mapping[str, Any]) -> bool:

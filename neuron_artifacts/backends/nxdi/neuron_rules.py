@@ -22,8 +22,8 @@ _TKG_KERNELS = (
     "attn_block_tkg_nki_kernel_enabled",
 )  # fmt: skip
 
-_QUANTIZED_DTYPES = ("INT8", "F8E4M3", "F8E4M3FN", "F8E5M2")
-_PACKED_DTYPES = ("F4E2M1FN_X4", "F8E4M3FN_X4", "F8E5M2_X4")
+_QUANTIZED_DTYPES = ("INT8", "F8E4M3", "F8E5M2")
+_NEWER_DTYPES = ("F8E4M3FN", "F4E2M1FN_X4", "F8E4M3FN_X4", "F8E5M2_X4")
 
 
 def is_mlp_quantized(fields: Mapping[str, Any]) -> bool:
@@ -90,8 +90,7 @@ def _check_block_layout(fields: Mapping[str, Any], level: SdkLevel) -> None:
     if level.before("2.22") or not fields["is_chunked_prefill"]:
         return
     _refuse_unless(fields["is_block_kv_layout"], "chunked prefill without is_block_kv_layout")
-    prefill = fields.get("chunked_prefill_config")
-    alone = level.before("2.24") or not prefill["tkg_model_enabled"]
+    alone = level.before("2.24") or not fields["chunked_prefill_config"]["tkg_model_enabled"]
     _refuse_unless(not alone or fields["batch_size"] == 1, "chunked prefill with batch_size > 1")
 
 
@@ -101,7 +100,7 @@ def _check_quantization(fields: Mapping[str, Any], level: SdkLevel) -> None:
             fields["quantized_checkpoints_path"] is not None,
             "quantized without quantized_checkpoints_path",
         )
-        known = (*_QUANTIZED_DTYPES, *(_PACKED_DTYPES if level.since("2.27") else ()))
+        known = (*_QUANTIZED_DTYPES, *(_NEWER_DTYPES if level.since("2.27") else ()))
         dtype = fields["quantization_dtype"]
         _refuse_unless(dtype.upper() in known, f"quantization_dtype {dtype!r} is unknown")
         if level.before("2.22") and fields["quantized_mlp_kernel_enabled"]:
@@ -114,7 +113,8 @@ def _check_quantization(fields: Mapping[str, Any], level: SdkLevel) -> None:
     if level.before("2.22"):
         return
     kind = fields["activation_quantization_type"]
-    _refuse_unless(kind in (None, "dynamic", "static"), f"activation_quantization_type {kind!r}")
+    kinds = (None, "dynamic", "static") if level.since("2.28") else (None, "dynamic")
+    _refuse_unless(kind in kinds, f"activation_quantization_type {kind!r} is unknown")
     kernels = fields["quantized_mlp_kernel_enabled"] or fields["mlp_kernel_enabled"]
     _refuse_unless(not (kernels and kind), "activation_quantization_type with MLP kernels")
     if fields["quantized"] or is_mlp_quantized(fields):
@@ -147,9 +147,7 @@ def _check_degrees(fields: Mapping[str, Any], level: SdkLevel) -> None:
             not cp_mlp or fields["sequence_parallel_enabled"],
             "mlp_cp_degree > 1 without sequence_parallel_enabled",
         )
-        shuffles = fields["is_mxfp4_compute"] or (
-            level.since("2.28") and fields["is_eagle_draft"]
-        )
+        shuffles = fields["is_mxfp4_compute"] or (level.since("2.28") and fields["is_eagle_draft"])
         _refuse_unless(not fields["is_full_model_shuffled"] or shuffles, "is_full_model_shuffled")
     if level.since("2.28"):
         scatter = fields["ep_dispatch_cc_option"] == "RS_AG" and tp > fields["tkg_batch_size"]

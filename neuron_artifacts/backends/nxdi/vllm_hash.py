@@ -8,7 +8,7 @@ computed from tables and rules: neither NxD Inference, nor vLLM, nor torch is im
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from neuron_artifacts.backends.nxdi.families import Family, family_for
 from neuron_artifacts.backends.nxdi.levels import Host, SdkLevel, host_of, level_of
 from neuron_artifacts.backends.nxdi.loaders import (
     LOADERS,
+    Speculation,
     VllmArguments,
     draft_fields,
     effective_block_size,
@@ -87,37 +88,84 @@ def vllm_artifact_hash(
         The model is not known at this level, or its configuration cannot be read.
     """
     environ = {} if environ is None else environ
+    override = dict(override_neuron_config or {})
+    _check_loader(loader, arguments, environ)
     level = level_of(sdk)
     host = host_of(level, target, environ, python)
-    family = family_for(config, loader, level)
-    override = dict(override_neuron_config or {})
+    site = _Site(family_for(config, loader, level), level, host)
+    if loader is None or arguments is None:
+        attributes = site.configure(config, model, site.fill_in(override))
+        return _digest(attributes, site.notes())
+    arguments = replace(arguments, dtype=resolve_dtype(loader, arguments.dtype, config))
+    _check_chunked_prefill(loader, level, override)
+    fields = site.fill_in(neuron_arguments(loader, arguments, override))
+    attributes = site.configure(config, model, fields)
+    if _attaches_draft(loader, arguments, fields):
+        attributes["fused_spec_config"] = site.attach(
+            loader, arguments.speculation, attributes["neuron_config"], draft_config
+        )
+    return _digest(attributes, (*_loader_notes(loader, arguments, override), *site.notes()))
+
+
+@dataclass(frozen=True)
+class _Site:
+    """Where configurations are built: the classes, at an SDK level, on a host."""
+
+    family: Family
+    level: SdkLevel
+    host: Host
+
+    def fill_in(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        return build_neuron_config(kwargs, family=self.family, level=self.level, host=self.host)
+
+    def configure(
+        self, config: Mapping[str, Any], name: str, fields: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        return inference_config(config, name, fields, family=self.family, level=self.level)
+
+    def attach(
+        self, loader: str, speculation: Speculation | None, target: Mapping[str, Any],
+        config: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The draft, built with the target's classes whatever it is itself."""
+        if config is None or speculation is None:
+            raise SpecError("speculation needs the draft model's config.json")
+        draft = self.configure(config, speculation.model, draft_fields(loader, target))
+        return fused_speculation(self.family, draft, speculation.model, level=self.level)
+
+    def notes(self) -> tuple[str, ...]:
+        if self.family.is_moe and self.level.since("2.24"):
+            python = self.host.python
+            return (f"computed for Python {python}: 3.10 and later versions differ here",)
+        return ()
+
+
+def _check_loader(
+    loader: str | None, arguments: VllmArguments | None, environ: Mapping[str, str]
+) -> None:
+    names = ", ".join(LOADERS)
     if loader is None:
         if arguments is not None:
-            raise SpecError("vLLM's options need a loader", hint=f"one of {', '.join(LOADERS)}")
-        fields = build_neuron_config(override, family=family, level=level, host=host)
-        attributes = inference_config(config, model, fields, family=family, level=level)
-        return _digest(attributes, _host_notes(level, host, family))
+            raise SpecError("vLLM's options need a loader", hint=f"one of {names}")
+        return
     if loader not in LOADERS:
-        raise SpecError(f"unknown loader {loader!r}", hint=f"one of {', '.join(LOADERS)}")
+        raise SpecError(f"unknown loader {loader!r}", hint=f"one of {names}")
     if arguments is None:
         raise SpecError(f"{loader} needs vLLM's options")
-    _check_environment(environ)
-    arguments = replace(arguments, dtype=resolve_dtype(loader, arguments.dtype, config))
-    kwargs = neuron_arguments(loader, arguments, override)
-    fields = build_neuron_config(kwargs, family=family, level=level, host=host)
+    for name, reason in _REFUSED_ENVIRONMENT.items():
+        if environ.get(name, "").lower() not in ("", "0", "false"):
+            raise UnsupportedModelError(
+                f"{name}={environ[name]}: {reason}, and that is not computed here",
+                hint=f"unset {name}",
+            )
 
-    def build(source: Mapping[str, Any], name: str, neuron: Mapping[str, Any]) -> dict[str, Any]:
-        return inference_config(source, name, neuron, family=family, level=level)
 
-    attributes = build(config, model, fields)
-    if _attaches_draft(loader, arguments, fields):
-        draft = _draft(loader, arguments, attributes["neuron_config"], draft_config, build)
-        path = arguments.speculation.model if arguments.speculation else ""
-        attributes["fused_spec_config"] = fused_speculation(
-            family, draft, path, level=level, host=host
+def _check_chunked_prefill(loader: str, level: SdkLevel, override: Mapping[str, Any]) -> None:
+    newer = loader == "aws-fork-2.24" or is_plugin(loader)
+    if override.get("chunked_prefill_config") and newer and level.before("2.24"):
+        raise SpecError(
+            f"SDK {level.name} has no chunked prefill configuration for {loader} to make"
         )
-    notes = _loader_notes(loader, arguments, override)
-    return _digest(attributes, (*notes, *_host_notes(level, host, family)))
 
 
 def _digest(attributes: Mapping[str, Any], notes: tuple[str, ...]) -> VllmHash:
@@ -135,25 +183,6 @@ def _attaches_draft(loader: str, arguments: VllmArguments, fields: Mapping[str, 
     return bool(fields["enable_fused_speculation"])
 
 
-def _draft(
-    loader: str, arguments: VllmArguments, target: Mapping[str, Any],
-    draft_config: Mapping[str, Any] | None,
-    build: Callable[[Mapping[str, Any], str, Mapping[str, Any]], dict[str, Any]],
-) -> dict[str, Any]:  # fmt: skip
-    if draft_config is None or arguments.speculation is None:
-        raise SpecError("speculation needs the draft model's config.json")
-    return build(draft_config, arguments.speculation.model, draft_fields(loader, target))
-
-
-def _check_environment(environ: Mapping[str, str]) -> None:
-    for name, reason in _REFUSED_ENVIRONMENT.items():
-        if environ.get(name, "").lower() not in ("", "0", "false"):
-            raise UnsupportedModelError(
-                f"{name}={environ[name]}: {reason}, and that is not computed here",
-                hint=f"unset {name}",
-            )
-
-
 def _loader_notes(
     loader: str, arguments: VllmArguments, override: Mapping[str, Any]
 ) -> tuple[str, ...]:
@@ -161,17 +190,15 @@ def _loader_notes(
     asked = arguments.block_size
     if asked is not None and asked != effective_block_size(loader, arguments, override):
         notes.append(f"block size {asked} is not used: without prefix caching it is max_model_len")
-    speculation = arguments.speculation
-    if speculation is not None and not is_plugin(loader):
-        if speculation.method == "eagle" and not override.get("enable_eagle_speculation"):
-            notes.append(
-                f"{loader} takes EAGLE from override_neuron_config.enable_eagle_speculation, "
-                "not from the speculative method"
-            )
+    if _ignores_eagle(loader, arguments, override):
+        notes.append(
+            f"{loader} takes EAGLE from override_neuron_config.enable_eagle_speculation, "
+            "not from the speculative method"
+        )
     return tuple(notes)
 
 
-def _host_notes(level: SdkLevel, host: Host, family: Family) -> tuple[str, ...]:
-    if family.is_moe and level.since("2.24"):
-        return (f"computed for Python {host.python}: 3.10 gives another hash for this model",)
-    return ()
+def _ignores_eagle(loader: str, arguments: VllmArguments, override: Mapping[str, Any]) -> bool:
+    speculation = arguments.speculation
+    asks = speculation is not None and speculation.method == "eagle"
+    return asks and not is_plugin(loader) and not override.get("enable_eagle_speculation")
