@@ -58,15 +58,15 @@ class CompileSpec:
     origins: Mapping[str, str]
 
 
-def resolve_spec(
+def merge_sources(
     flags: Mapping[str, Any],
     *,
     environ: Mapping[str, str] | None = None,
     config_file: Path | None = None,
-) -> CompileSpec:
-    """Merge the four sources; ``None`` among ``flags`` means not given.
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Merge the four sources as they are, with each value's origin.
 
-    ``override_neuron_config`` is laid over the result last, as vLLM does.
+    ``None`` among ``flags`` means not given. ``override_neuron_config`` is left unapplied.
 
     Raises
     ------
@@ -83,9 +83,26 @@ def resolve_spec(
     )
     for layer, origin in layers:
         _lay_over(values, origins, layer, origin)
-    extra = _apply_override(values, origins)
     if not values["model"]:
         raise SpecError("no model given", hint="name a model folder or a hub id, e.g. org/name")
+    return values, origins
+
+
+def resolve_spec(
+    flags: Mapping[str, Any],
+    *,
+    environ: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+) -> CompileSpec:
+    """Merge the four sources, then lay ``override_neuron_config`` over them, as vLLM does.
+
+    Raises
+    ------
+    SpecError
+        An unknown name, a value of the wrong type or range, or no model at all.
+    """
+    values, origins = merge_sources(flags, environ=environ, config_file=config_file)
+    extra = _apply_override(values, origins)
     return CompileSpec(extra=extra, origins=origins, **values)
 
 
@@ -203,7 +220,8 @@ def _dtype(name: str, value: Any) -> str:
     )
 
 
-def _object(name: str, value: Any) -> dict[str, Any]:
+def parse_object(name: str, value: Any) -> dict[str, Any]:
+    """A JSON object, from its text or parsed already; infinities are refused."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -237,7 +255,7 @@ _FIELDS: dict[str, tuple[Callable[[str, Any], Any], Any]] = {
     "context_encoding_buckets": (_counts, None),
     "token_generation_buckets": (_counts, None),
     "torch_dtype": (_dtype, "auto"),
-    "override_neuron_config": (_object, None),
+    "override_neuron_config": (parse_object, None),
     "store": (_text, "."),
     "output": (_text, None),
     "jobs": (_count, None),

@@ -23,6 +23,7 @@ from neuron_artifacts.cli import (
 )
 from neuron_artifacts.cli._errors import handle_errors
 from neuron_artifacts.cli._options import takes_spec
+from neuron_artifacts.cli.vllm_key import takes_vllm_options
 
 HELP = """Compile a Hugging Face model ahead of time, and serve exactly what was compiled.
 
@@ -34,7 +35,7 @@ Exit codes: 0 ok or hit, 1 error, 2 usage, 3 miss, 4 incompatible, 5 corrupt, 6 
 COMMANDS = {
     "compile": takes_spec(compile_.compile_command),
     "cache-lookup": takes_spec(lookup.lookup_command),
-    "key": takes_spec(key.key_command),
+    "key": takes_spec(takes_vllm_options(key.key_command)),
     "diff": diff.diff_command,
     "list": list_.list_command,
     "inspect": inspect_.inspect_command,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,10 +89,21 @@ _CONFIG_FILE = Annotated[
 ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class SpecSources:
+    """The spec options of a command, not merged yet."""
+
+    flags: Mapping[str, Any]
+    config_file: Path | None
+
+
 def takes_spec(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Give a command every spec option; it receives the merged ``spec`` instead of them."""
+    """Give a command every spec option; it receives the merged ``spec`` instead of them.
+
+    A command that asks for ``sources`` gets them as they are, to merge them itself.
+    """
     signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.name != "spec"]
+    own = [p for p in signature.parameters.values() if p.name not in ("spec", "sources")]
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
         for name, kind in {**SPEC_OPTIONS, "config": _CONFIG_FILE}.items()
@@ -100,7 +112,10 @@ def takes_spec(command: Callable[..., int | None]) -> Callable[..., int | None]:
     @functools.wraps(command)
     def run(**kwargs: Any) -> int | None:
         flags = {name: kwargs.pop(name) for name in SPEC_OPTIONS}
-        spec: CompileSpec = resolve_spec(flags, config_file=kwargs.pop("config"))
+        config_file = kwargs.pop("config")
+        if "sources" in signature.parameters:
+            return command(sources=SpecSources(flags, config_file), **kwargs)
+        spec: CompileSpec = resolve_spec(flags, config_file=config_file)
         return command(spec=spec, **kwargs)
 
     parameters = [*added, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, SpecSources
 from neuron_artifacts.cli._progress import show_progress
-from neuron_artifacts.spec import CompileSpec
+from neuron_artifacts.cli.vllm_key import VllmOptions, print_vllm_key
+from neuron_artifacts.spec import resolve_spec
 
 
 def key_command(
     *,
-    spec: CompileSpec,
+    sources: SpecSources,
+    vllm: VllmOptions | None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also print the document behind the key.")
     ] = False,
@@ -24,6 +26,9 @@ def key_command(
     """Print the key of MODEL with this configuration. Nothing is compiled or downloaded whole."""
     from neuron_artifacts.build import resolve_request
 
+    if vllm is not None:
+        return print_vllm_key(sources, vllm, explain=explain, as_json=as_json)
+    spec = resolve_spec(sources.flags, config_file=sources.config_file)
     with show_progress() as observe:
         key = resolve_request(spec, observe=observe, weights=False).key
     if as_json:

@@ -1,0 +1,269 @@
+"""``key --vllm``: the md5 vLLM's Neuron loaders would compute, without vLLM or a device."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuron_artifacts.cli import _output
+from neuron_artifacts.cli._options import SpecSources
+from neuron_artifacts.errors import SpecError, UsageError
+from neuron_artifacts.spec import merge_sources
+
+if TYPE_CHECKING:
+    from neuron_artifacts.backends.nxdi.loaders import VllmArguments
+
+_PANEL = "vLLM's hash"
+
+
+def _text(*names: str, metavar: str, text: str) -> Any:
+    option = typer.Option(*names, metavar=metavar, help=text, rich_help_panel=_PANEL)
+    return Annotated[str | None, option]
+
+
+def _count(*names: str, text: str) -> Any:
+    option = typer.Option(*names, metavar="N", help=text, rich_help_panel=_PANEL, min=1)
+    return Annotated[int | None, option]
+
+
+def _switch(*names: str, text: str) -> Any:
+    return Annotated[bool, typer.Option(*names, help=text, rich_help_panel=_PANEL)]
+
+
+_OPTIONS: dict[str, Any] = {
+    "vllm": _switch("--vllm", text="Print the md5 vLLM would name the artifact directory by."),
+    "sdk": _text("--sdk", metavar="LEVEL", text="Neuron SDK on the serving host: 2.21 to 2.29."),
+    "vllm_loader": _text(
+        "--vllm-loader", metavar="NAME",
+        text="aws-fork-2.22, aws-fork-2.23, aws-fork-2.24, vllm-main, vllm-neuron-0.2 or "
+        "vllm-neuron-0.5. (default: none; the override holds NeuronConfig's own arguments)",
+    ),
+    "speculative_model": _text(
+        "--speculative-model", metavar="MODEL", text="Draft model, as vLLM is given it."
+    ),
+    "num_speculative_tokens": _count("--num-speculative-tokens", text="Tokens drafted at once."),
+    "speculative_method": _text("--speculative-method", metavar="NAME", text="eagle, or none."),
+    "enable_prefix_caching": _switch("--enable-prefix-caching", text="As vLLM is given it."),
+    "block_size": _count("--block-size", text="Positions of a cache block."),
+    "num_gpu_blocks_override": _count("--num-gpu-blocks-override", text="Cache blocks, in all."),
+    "max_prompt_length": _count("--max-prompt-length", text="Of the 0.5 plugin."),
+    "additional_config": _text(
+        "--additional-config", metavar="JSON", text="The plugin's spelling of overrides."
+    ),
+    "host_python": _text(
+        "--host-python", metavar="X.Y", text="Python on the serving host. (default: 3.11)"
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VllmOptions:
+    """The options of ``key`` that only ``--vllm`` reads."""
+
+    sdk: str | None
+    vllm_loader: str | None
+    speculative_model: str | None
+    num_speculative_tokens: int | None
+    speculative_method: str | None
+    enable_prefix_caching: bool
+    block_size: int | None
+    num_gpu_blocks_override: int | None
+    max_prompt_length: int | None
+    additional_config: str | None
+    host_python: str | None
+
+
+def takes_vllm_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Give a command these options; it receives ``vllm``, which is None without ``--vllm``."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.name != "vllm"]
+    added = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=kind,
+            default=False if name in ("vllm", "enable_prefix_caching") else None,
+        )
+        for name, kind in _OPTIONS.items()
+    ]  # fmt: skip
+
+    @functools.wraps(command)
+    def run(**kwargs: Any) -> int | None:
+        is_asked = kwargs.pop("vllm")
+        options = VllmOptions(
+            **{field.name: kwargs.pop(field.name) for field in fields(VllmOptions)}
+        )
+        if not is_asked and (names := _given(options)):
+            raise UsageError(f"--{names[0].replace('_', '-')} needs --vllm")
+        return command(vllm=options if is_asked else None, **kwargs)
+
+    run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+    return run
+
+
+def print_vllm_key(
+    sources: SpecSources, options: VllmOptions, *, explain: bool, as_json: bool
+) -> int:
+    """Compute and print the md5; ``explain`` adds the exact text that is hashed."""
+    from neuron_artifacts.backends.nxdi.vllm_hash import vllm_artifact_hash
+
+    values, origins = merge_sources(sources.flags, config_file=sources.config_file)
+    _check(values, origins, options)
+    override = _overrides(values, options)
+    loader = options.vllm_loader
+    if loader is None:
+        override = {**_neuron_arguments(values, origins), **override}
+    target, notes = _choose_target(values, origins)
+    draft = options.speculative_model
+    result = vllm_artifact_hash(
+        _read_config(values["model"], values["revision"]),
+        model=values["model"],
+        sdk=options.sdk or "",
+        loader=loader,
+        target=target,
+        arguments=None if loader is None else _vllm_arguments(values, origins, options),
+        override_neuron_config=override,
+        draft_config=None if draft is None else _read_config(draft, None),
+        environ=os.environ,
+        python=options.host_python or "3.11",
+    )
+    notes += result.notes
+    if as_json:
+        body: dict[str, Any] = {
+            "md5": result.md5,
+            "sdk": options.sdk,
+            "loader": loader,
+            "target": target,
+        }
+        body |= {"model": values["model"], "notes": list(notes)}
+        _output.print_json({**body, "document": result.document} if explain else body)
+        return 0
+    for note in notes:
+        _output.talk(f"note: {note}")
+    _output.write(result.md5)
+    if explain:
+        _output.write(result.document)
+    return 0
+
+
+def _choose_target(
+    values: Mapping[str, Any], origins: Mapping[str, str]
+) -> tuple[str, tuple[str, ...]]:
+    """The platform the hash is for: the environment's before the flag's, as it is there."""
+    forced = os.environ.get("NEURON_PLATFORM_TARGET_OVERRIDE")
+    asked = None if origins["target"] == "default" else str(values["target"])
+    if forced:
+        note = f"NEURON_PLATFORM_TARGET_OVERRIDE={forced} is used, not target {asked}"
+        return forced, (note,) if asked not in (None, forced) else ()
+    return (asked, ()) if asked else ("trn1", ("no target given: computed for trn1",))
+
+
+def _given(options: VllmOptions) -> list[str]:
+    return [f.name for f in fields(options) if getattr(options, f.name) not in (None, False)]
+
+
+def _check(values: Mapping[str, Any], origins: Mapping[str, str], options: VllmOptions) -> None:
+    from neuron_artifacts.backends.nxdi.levels import TRANSFORMERS
+
+    if origins["backend"] != "default" and values["backend"] != "nxdi":
+        raise UsageError(
+            f"--vllm is a hash of NxD Inference, not of {values['backend']}",
+            hint="--backend nxdi",
+        )
+    if options.sdk is None:
+        raise UsageError("--vllm needs --sdk", hint=f"one of {', '.join(TRANSFORMERS)}")
+    if options.speculative_model is None:
+        for name in ("num_speculative_tokens", "speculative_method"):
+            if getattr(options, name) is not None:
+                raise UsageError(f"--{name.replace('_', '-')} needs --speculative-model")
+    elif options.num_speculative_tokens is None:
+        raise UsageError("--speculative-model needs --num-speculative-tokens")
+    if options.vllm_loader is None:
+        allowed = ("sdk", "host_python", "additional_config")
+        for name in _given(options):
+            if name not in allowed:
+                raise UsageError(f"--{name.replace('_', '-')} needs --vllm-loader")
+
+
+def _overrides(values: Mapping[str, Any], options: VllmOptions) -> dict[str, Any]:
+    """The overrides, in whichever of vLLM's two spellings they come."""
+    from neuron_artifacts.spec import parse_object
+
+    override = dict(values["override_neuron_config"] or {})
+    if options.additional_config is None:
+        return override
+    additional = parse_object("--additional-config", options.additional_config)
+    inner = additional.pop("override_neuron_config", None) or {}
+    if additional:
+        raise SpecError(f"--additional-config: {sorted(additional)[0]!r} is not known here")
+    if override and inner:
+        raise SpecError("overrides in both --additional-config and --override-neuron-config")
+    return override or parse_object("override_neuron_config", inner)
+
+
+# Spec options that are NeuronConfig arguments under the same name.
+_NEURON_NAMES = (
+    "tp_degree", "batch_size", "seq_len", "max_context_length", "enable_bucketing",
+    "context_encoding_buckets", "token_generation_buckets", "torch_dtype",
+)  # fmt: skip
+
+_VLLM_NAMES = ("tp_degree", "batch_size", "seq_len", "torch_dtype")
+
+
+def _neuron_arguments(values: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, Any]:
+    given = {name: values[name] for name in _NEURON_NAMES if origins[name] != "default"}
+    if given.get("torch_dtype") == "auto":
+        del given["torch_dtype"]
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
+
+
+def _vllm_arguments(
+    values: Mapping[str, Any], origins: Mapping[str, str], options: VllmOptions
+) -> VllmArguments:
+    from neuron_artifacts.backends.nxdi.loaders import Speculation, VllmArguments
+
+    for name in _NEURON_NAMES:
+        if origins[name] != "default" and name not in _VLLM_NAMES:
+            raise UsageError(
+                f"{name} is no option of vLLM",
+                hint="put it into --override-neuron-config, as vLLM gets it",
+            )
+    for name, flag in (("batch_size", "--max-num-seqs"), ("seq_len", "--max-model-len")):
+        if origins[name] == "default":
+            raise UsageError(
+                f"a loader's hash needs {flag}", hint="vLLM's own default depends on its version"
+            )
+    speculation = None
+    if options.speculative_model is not None:
+        speculation = Speculation(
+            options.speculative_model,
+            options.num_speculative_tokens or 0,
+            options.speculative_method,
+        )
+    return VllmArguments(
+        tensor_parallel_size=values["tp_degree"],
+        max_num_seqs=values["batch_size"],
+        max_model_len=values["seq_len"],
+        dtype=values["torch_dtype"],
+        block_size=options.block_size,
+        enable_prefix_caching=options.enable_prefix_caching,
+        num_gpu_blocks_override=options.num_gpu_blocks_override,
+        max_prompt_length=options.max_prompt_length,
+        speculation=speculation,
+    )
+
+
+def _read_config(model: str, revision: str | None) -> Mapping[str, Any]:
+    """Only ``config.json`` is read: a folder needs no weights."""
+    from neuron_artifacts.model.resolve import resolve_model
+    from neuron_artifacts.model.snapshot import CONFIG_NAME, read_json
+
+    folder = Path(model)
+    if folder.is_dir():
+        return read_json(folder / CONFIG_NAME)
+    return resolve_model(model, revision=revision, weights=False).config
