@@ -15,7 +15,7 @@ CACHE_LINE = 64
 MIXED = 8
 """Vectors of a head that attention sums at once in decode."""
 
-PREFETCH_BYTES = 2048
+PREFETCH_BYTES = 1024
 """How far ahead weights are asked for in decode."""
 
 

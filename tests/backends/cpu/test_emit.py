@@ -95,7 +95,7 @@ def test_sources_are_plain_and_self_contained(phase: str, target: str) -> None:
     assert text.isascii()
     includes = set(re.findall(r"#include (.*)", text))
     assert includes == {
-        "<pthread.h>", "<sched.h>", "<stdatomic.h>", "<stddef.h>", "<stdint.h>", "<stdlib.h>",
+        "<pthread.h>", "<stdatomic.h>", "<stddef.h>", "<stdint.h>", "<stdlib.h>",
         "<string.h>", "<immintrin.h>", "<arm_neon.h>",
     }  # fmt: skip
     assert "__FILE__" not in text

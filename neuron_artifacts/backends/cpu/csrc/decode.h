@@ -1,7 +1,7 @@
 /* Token generation: one token for each of up to ROWS slots. */
 #define GROUP (HEADS / KV_HEADS)
 #define QKV_WIDTH ((HEADS + 2 * KV_HEADS) * HEAD_DIM)
-#define GATE_CHUNK 64
+#define GATE_CHUNK 256
 #define SCORES ((BUCKET + LANES - 1) / LANES * LANES)
 
 typedef struct {

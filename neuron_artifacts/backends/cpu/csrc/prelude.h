@@ -1,6 +1,5 @@
 /* One compiled graph: a C11 program with GCC vector extensions and no dependency but libc. */
 #include <pthread.h>
-#include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
