@@ -11,6 +11,7 @@ from neuron_artifacts.backends.nxdi.families import Family
 from neuron_artifacts.backends.nxdi.hf_config import load_hf_config
 from neuron_artifacts.backends.nxdi.levels import SdkLevel, read_table
 from neuron_artifacts.backends.nxdi.nested import check_dtype
+from neuron_artifacts.backends.nxdi.neuron_config import WRONG_VALUES
 from neuron_artifacts.errors import SpecError, UnsupportedModelError
 
 
@@ -45,7 +46,10 @@ def inference_config(
     attributes |= {"fused_spec_config": None, "num_cores_per_group": 1}
     if level.since("2.24"):
         attributes["metadata"] = None
-    _derive(attributes, family, level)
+    try:
+        _derive(attributes, family, level)
+    except WRONG_VALUES as error:
+        raise SpecError(f"a value cannot be computed with: {error}") from None
     _check(attributes, level)
     return attributes
 

@@ -49,7 +49,7 @@ def load_hf_config(
     model_type = config.get("model_type")
     if model_type == "mistral" and "layer_types" in config and version == "4.57.6":
         model_type = "ministral"
-    if model_type not in table["models"]:
+    if not isinstance(model_type, str) or model_type not in table["models"]:
         raise UnsupportedModelError(
             f"model type {model_type!r} is not known for transformers {version}",
             hint=f"known: {', '.join(sorted(table['models']))}",
@@ -142,6 +142,8 @@ def _label(attributes: dict[str, Any], config: Mapping[str, Any]) -> None:
         attributes["label2id"] = deepcopy(config.get("label2id"))
         return
     count = config.get("num_labels")
+    if count is not None and not isinstance(count, int):
+        raise ModelFormatError(f"num_labels {count!r} in config.json is not a number")
     names = [f"LABEL_{label}" for label in range(2 if count is None else count)]
     attributes["id2label"] = dict(enumerate(names))
     attributes["label2id"] = {name: label for label, name in enumerate(names)}

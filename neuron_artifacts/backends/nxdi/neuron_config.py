@@ -53,6 +53,9 @@ _NOT_ARGUMENTS = {
     "normalize_top_k_affinities": "2.24",
 }
 
+WRONG_VALUES = (TypeError, AttributeError, ValueError, ArithmeticError, LookupError)
+"""What a value of the wrong type or size raises where it is computed with, here as there."""
+
 _SORTED = ("context_encoding_buckets", "token_generation_buckets", "token_generation_batches")
 
 _UNKNOWABLE = ("kv_quant_config", "tensor_replacement_config")
@@ -85,8 +88,8 @@ def build_neuron_config(
         if family.is_moe:
             _set_experts(fields, kwargs, defaults, level, host)
         check_fields(fields, given, level)
-    except (TypeError, AttributeError) as error:
-        raise SpecError(f"a NeuronConfig field has a value of the wrong type: {error}") from None
+    except WRONG_VALUES as error:
+        raise SpecError(f"a NeuronConfig field has an unusable value: {error}") from None
     if family.attention is not None:
         fields["attn_cls"] = {"__module__": family.module, "__name__": family.attention}
     if family.name == "dbrx":
