@@ -1,0 +1,221 @@
+"""Whether two model configurations describe the same graphs.
+
+A registry entry holds what transformers' ``PretrainedConfig.to_diff_dict`` gave when it was made:
+every value of the class, defaults included, except shared ones at their default. A ``config.json``
+leaves defaults out, may carry ``null`` where the entry carries a number, and spells some values
+differently from one transformers release to the next. Both are therefore brought to one form:
+defaults filled in, derived values computed, and what shapes no graph dropped.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+Config = Mapping[str, Any]
+
+_IRRELEVANT = re.compile(
+    r"""
+    _.* | .*_token_ids? | .*dropout.* | .*_pdrop | .*layerdrop | initializer_.* | init_std
+    | .*torch_dtype | .*dtype | torchscript | transformers_version | architectures | auto_map
+    | use_cache | use_return_dict | return_dict | return_dict_in_generate | output_.*
+    | gradient_checkpointing | pretraining_tp | router_(aux|z|jitter)\w* | .*_loss(_\w+)?
+    | problem_type | finetuning_task | task | task_specific_params | tokenizer_class | prefix
+    | id2label | label2id | num_labels | summary_.* | export_model_type | neuron
+    | sample_size | projection_dim | unsloth_.* | name_or_path | attn_implementation
+    | (max|min)_length | do_sample | early_stopping | num_beams | num_beam_groups
+    | diversity_penalty | temperature | top_[kp] | typical_p | (encoder_)?repetition_penalty
+    | length_penalty | (encoder_)?no_repeat_ngram_size | bad_words_ids | num_return_sequences
+    | exponential_decay_length_penalty | suppress_tokens | begin_suppress_tokens
+    | remove_invalid_values | apply_spec_augment | mask_(time|feature)_\w+
+    | sliding_window_pattern | transformers\.js_config
+    """,
+    re.VERBOSE,
+)
+"""Fields that no inference graph depends on, or that the task decides."""
+
+_CORE = (
+    "vocab_size", "hidden_size", "d_model", "n_embd", "dim", "num_hidden_layers", "n_layer",
+    "n_layers", "num_layers", "num_attention_heads", "n_head", "n_heads", "num_heads",
+    "intermediate_size", "d_ff",
+)  # fmt: skip
+"""What an entry must say itself: a class default may not stand in for it."""
+
+_CLASSIFICATION = ("classification", "multiple-choice", "zero-shot")
+
+
+def same_architecture(asked: Config, cached: Config, *, task: str | None = None) -> bool:
+    """Whether graphs compiled for ``cached`` (an entry's config) run a model of ``asked``.
+
+    ``task`` tells whether the number of labels matters. Weights never do.
+    """
+    model_type = cached.get("model_type")
+    candidates = [asked, *(c for c in (_text_config(asked),) if c)]
+    return any(
+        candidate.get("model_type") == model_type and _agree(candidate, cached, task)
+        for candidate in candidates
+    )
+
+
+def same_pipeline(asked: Mapping[str, Any], cached: Mapping[str, Any]) -> bool:
+    """The same for pipelines, given the config of each component by its name.
+
+    Auto-encoders are not compared (exports differ in how they name and split them), nor are
+    schedulers and tokenizers, which are no graphs. An encoder-decoder model, which has one
+    config, is exported as two components.
+    """
+    if isinstance(asked.get("model_type"), str):
+        parts = [cached[name] for name in ("encoder", "decoder") if name in cached]
+        return bool(parts) and all(_agree_where_both_say(asked, part) for part in parts)
+    mine, theirs = _graph_components(asked), _graph_components(cached)
+    if mine.keys() != theirs.keys() or not mine.keys() & {"unet", "transformer"}:
+        return False
+    return all(_agree_where_both_say(mine[name], theirs[name]) for name in mine)
+
+
+def model_types(config: Config) -> frozenset[str]:
+    """The registry folders in which entries for a model can lie."""
+    if "unet" in config or "transformer" in config:
+        return frozenset({"stable-diffusion" if "unet" in config else "diffusion-transformer"})
+    text = _text_config(config)
+    found = (config.get("model_type"), text.get("model_type") if text else None)
+    return frozenset(name for name in found if isinstance(name, str))
+
+
+def infer_task(config: Config) -> str | None:
+    """What a model is exported for unless told otherwise, from the class it was saved as."""
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    return next((task for suffix, task in _TASKS.items() if name.endswith(suffix)), None)
+
+
+_TASKS = {
+    "ForCausalLM": "text-generation", "LMHeadModel": "text-generation",
+    "ForMaskedLM": "fill-mask", "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification", "ForQuestionAnswering": "question-answering",
+    "ForMultipleChoice": "multiple-choice", "ForImageClassification": "image-classification",
+    "ForObjectDetection": "object-detection", "ForAudioClassification": "audio-classification",
+    "ForCTC": "automatic-speech-recognition", "ForSemanticSegmentation": "semantic-segmentation",
+    "Model": "feature-extraction",
+}  # fmt: skip
+
+
+def _agree(asked: Config, cached: Config, task: str | None) -> bool:
+    if any(name in asked and name not in cached for name in _CORE):
+        return False
+    mine, theirs = _normalise(asked), _normalise(cached)
+    if _labels_matter(task) and _labels(asked) != _labels(cached):
+        return False
+    defaults = class_defaults(str(asked.get("model_type")))
+    for name in mine.keys() | theirs.keys():
+        left, right = (side.get(name, defaults.get(name, _UNKNOWN)) for side in (mine, theirs))
+        if _UNKNOWN in (left, right) and name not in _NULL_IF_ABSENT:
+            continue  # a field that only one release of transformers has
+        left, right = (None if value is _UNKNOWN else value for value in (left, right))
+        if left != right and not (name in _DERIVED and None in (left, right)):
+            return False
+    return True
+
+
+_UNKNOWN = "\0unknown"
+_NULL_IF_ABSENT = frozenset({"quantization_config", "rope_scaling"})
+_DERIVED = frozenset({"layer_types", "no_rope_layers", "n_inner", "attention_chunk_size"})
+"""Computed by a class from other fields when null."""
+
+
+@functools.cache
+def class_defaults(model_type: str) -> Config:
+    """Default arguments of transformers' configuration class (see ``defaults.json``)."""
+    text = resources.files(__package__).joinpath("defaults.json").read_text(encoding="utf-8")
+    tables = json.loads(text)["defaults"]
+    known = tables.get(model_type)
+    if known is None:
+        return {}
+    return {n: v for n, v in {**tables["*"], **known}.items() if not _IRRELEVANT.fullmatch(n)}
+
+
+def _normalise(config: Config) -> dict[str, Any]:
+    """One form for all releases of transformers."""
+    defaults = class_defaults(str(config.get("model_type")))
+    kept = {n: _plain(v) for n, v in config.items() if not _IRRELEVANT.fullmatch(n)}
+    kept.pop("text_config", None)
+    _unfold_rope(kept)
+    full = {**defaults, **kept}
+    if full.get("num_key_value_heads", 0) is None:
+        kept["num_key_value_heads"] = full.get("num_attention_heads")
+    if full.get("head_dim") is None:
+        kept["head_dim"] = _quotient(full.get("hidden_size"), full.get("num_attention_heads"))
+    if full.get("use_sliding_window") is False:
+        # Whatever the window is, no layer uses it; older releases kept its number.
+        kept["sliding_window"] = kept["max_window_layers"] = kept["layer_types"] = None
+    return kept
+
+
+def _unfold_rope(config: dict[str, Any]) -> None:
+    """``rope_parameters`` of transformers 5 into ``rope_theta`` and ``rope_scaling``."""
+    parameters = config.pop("rope_parameters", None)
+    if isinstance(parameters, dict) and "rope_scaling" not in config:
+        if "rope_theta" in parameters:
+            config.setdefault("rope_theta", parameters["rope_theta"])
+        config["rope_scaling"] = parameters
+    scaling: Any = config.get("rope_scaling")
+    if isinstance(scaling, dict):
+        kind = scaling.get("rope_type", scaling.get("type"))
+        rest = {n: v for n, v in scaling.items() if n not in ("type", "rope_type", "rope_theta")}
+        kind = "longrope" if kind == "su" else kind
+        unscaled = kind in (None, "default")
+        config["rope_scaling"] = None if unscaled else {"rope_type": kind, **rest}
+
+
+def _plain(value: Any) -> Any:
+    """Sub-configurations without what shapes no graph either."""
+    if isinstance(value, dict):
+        return {n: _plain(v) for n, v in value.items() if not _IRRELEVANT.fullmatch(n)}
+    return value
+
+
+def _agree_where_both_say(asked: Config, cached: Config) -> bool:
+    mine, theirs = _normalise(asked), _normalise(cached)
+    roles = {"model_type", "head_dim", "is_decoder", "is_encoder_decoder"}
+    shared = (mine.keys() & theirs.keys()) - roles
+    return bool(shared) and all(mine[name] == theirs[name] for name in shared)
+
+
+def _graph_components(components: Mapping[str, Any]) -> dict[str, Config]:
+    return {
+        name: config for name, config in components.items()
+        if isinstance(config, Mapping) and _GRAPH_COMPONENT.fullmatch(name)
+    }  # fmt: skip
+
+
+_GRAPH_COMPONENT = re.compile(
+    r"unet|transformer(_\d)?|text_encoder(_\d)?|controlnet.*|prior|image_encoder"
+)
+
+
+def _text_config(config: Config) -> Config | None:
+    text = config.get("text_config")
+    return text if isinstance(text, Mapping) else None
+
+
+def _labels_matter(task: str | None) -> bool:
+    return any(word in (task or "") for word in _CLASSIFICATION)
+
+
+def _labels(config: Config) -> int:
+    """How many a classification head has: two where nothing is said, as in transformers."""
+    names = config.get("id2label")
+    if isinstance(names, Mapping):
+        return len(names)
+    count = config.get("num_labels")
+    return count if isinstance(count, int) else 2
+
+
+def _quotient(size: Any, heads: Any) -> int | None:
+    if isinstance(size, int) and isinstance(heads, int) and heads > 0:
+        return size // heads
+    return None
