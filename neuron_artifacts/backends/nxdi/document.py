@@ -116,7 +116,7 @@ def _derive(attributes: dict[str, Any], family: Family, level: SdkLevel) -> None
                 attributes, neuron["tp_degree"], level
             )
         padded = neuron.get("padded_hidden_size")
-        if padded is not None and level.since("2.29"):
+        if padded is not None and level.since("2.28"):
             attributes.setdefault("original_hidden_size", attributes["hidden_size"])
             attributes["hidden_size"] = padded
     elif family.name == "qwen2":

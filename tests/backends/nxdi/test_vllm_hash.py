@@ -229,3 +229,11 @@ def test_no_library_of_the_device_is_imported() -> None:
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout
     assert output == "[]\n"
+
+
+@pytest.mark.parametrize(("sdk", "pads"), [("2.27", False), ("2.28", True), ("2.29", True)])
+def test_padded_hidden_size_moves_the_original(sdk: str, pads: bool) -> None:
+    padding = {"padded_hidden_size": 128}
+    result = vllm_artifact_hash(LLAMA, model="m", sdk=sdk, override_neuron_config=padding)
+    assert ('"original_hidden_size": 64' in result.document) == pads
+    assert ('\n  "hidden_size": 128' in result.document) == pads
