@@ -48,14 +48,17 @@ def load(
 
     Never compiles. Use the result as a context manager, or call its ``close()``.
     """
+    from neuron_artifacts.runtime.defaults import read_defaults
     from neuron_artifacts.runtime.llm import LLM
     from neuron_artifacts.runtime.loader import find_artifacts, load_artifact
+    from neuron_artifacts.runtime.params import SamplingParams
 
     path = find_artifacts(Path(directory) if directory else None)
     loaded = load_artifact(
         path, verify="quick" if verify == "quick" else "full", threads=threads, warm_up=False
     )
-    return LLM(loaded.runner, loaded.tokenizer)
+    defaults = SamplingParams(**read_defaults(loaded.generation_config))
+    return LLM(loaded.runner, loaded.tokenizer, default_sampling_params=defaults)
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:

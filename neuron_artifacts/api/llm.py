@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from neuron_artifacts.api import compile as compile_model
+from neuron_artifacts.runtime.defaults import read_defaults
 from neuron_artifacts.runtime.llm import LLM as _LLM
 from neuron_artifacts.runtime.loader import load_artifact
+from neuron_artifacts.runtime.params import SamplingParams
 
 
 class LLM(_LLM):
@@ -25,4 +27,5 @@ class LLM(_LLM):
         del device, block_size
         outcome = compile_model(model, **options)
         loaded = load_artifact(outcome.path, threads=threads, warm_up=False)
-        super().__init__(loaded.runner, loaded.tokenizer)
+        defaults = SamplingParams(**read_defaults(loaded.generation_config))
+        super().__init__(loaded.runner, loaded.tokenizer, default_sampling_params=defaults)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from neuron_artifacts.cli import _output
+from neuron_artifacts.cli._logging import set_up_logging
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.cli._progress import show_progress
 from neuron_artifacts.cli.serve import Artifacts, Threads, Verify, VerifyOption
@@ -54,6 +55,7 @@ def generate_command(
     from neuron_artifacts.runtime.loader import find_artifacts, load_artifact
     from neuron_artifacts.runtime.params import SamplingParams
 
+    set_up_logging()
     texts = _gather(prompt, prompts)
     params = SamplingParams(
         max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed,

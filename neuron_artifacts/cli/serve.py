@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from neuron_artifacts.cli import _output
+from neuron_artifacts.cli._logging import set_up_logging
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.cli._progress import show_progress
 
@@ -52,6 +53,9 @@ def serve_command(
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")
     ] = 8000,
+    uds: Annotated[
+        Path | None, typer.Option("--uds", help="Listen on this Unix socket instead.")
+    ] = None,
     served_model_name: Annotated[
         list[str] | None,
         typer.Option("--served-model-name", help="Name in the API; may be given several times."),
@@ -90,6 +94,7 @@ def serve_command(
     from neuron_artifacts.runtime.loader import find_artifacts, load_artifact
     from neuron_artifacts.runtime.server.lifecycle import serve
 
+    set_up_logging()
     directory = find_artifacts(artifacts)
     with show_progress() as observe:
         _ensure_valid(directory, verify, on_invalid, model, observe)
@@ -97,15 +102,17 @@ def serve_command(
         compiles.forbid()
         loaded = load_artifact(directory, verify=verify.value, threads=threads, observe=observe)
     state = _make_state(loaded, served_model_name, api_key, max_waiting)
-    _warn_if_open(host, state.api_keys)
+    if not uds:
+        _warn_if_open(host, state.api_keys)
 
     def on_ready(bound_host: str, bound_port: int) -> None:
         scheme = "https" if ssl_certfile else "http"
-        url = f"{scheme}://{bound_host}:{bound_port}"
+        shown = f"[{bound_host}]" if ":" in bound_host else bound_host
+        url = f"unix:{bound_host}" if uds else f"{scheme}://{shown}:{bound_port}"
         _announce(loaded, url, compiles.count() - rebuilt, rebuilt, as_json)
 
     return serve(
-        state, host=host, port=port, shutdown_timeout=shutdown_timeout, on_ready=on_ready,
+        state, host=host, port=port, uds=uds, shutdown_timeout=shutdown_timeout, on_ready=on_ready,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
     ) or 0  # fmt: skip
 

@@ -21,12 +21,12 @@ from neuron_artifacts.model.safetensors_header import (
     read_header,
 )
 from neuron_artifacts.model.snapshot import (
-    ASSET_NAMES,
     CONFIG_NAME,
     INDEX_NAME,
     ModelFile,
     ModelSnapshot,
     check_index,
+    is_asset,
     pick_weights,
     read_json,
     weight_names,
@@ -102,7 +102,7 @@ def describe_repository(
     index = read_json(folder / INDEX_NAME) if INDEX_NAME in listing.files else None
     tensors = {file.name: header for file, header in described}
     check_index(repo_id, index, tensors)
-    assets = [name for name in ASSET_NAMES if name in listing.files]
+    assets = [name for name in listing.files if is_asset(name)]
     return ModelSnapshot(
         name=repo_id, revision=listing.commit, root=folder,
         config=read_json(folder / CONFIG_NAME),
@@ -148,7 +148,9 @@ class _Model:
     def fetch_small(self, listing: Listing) -> tuple[str, ...]:
         """Fetch config, tokenizer and index; returns the names of the weight files."""
         entry = pick_weights([name for name in listing.files if "/" not in name], self.repo_id)
-        wanted = [name for name in (CONFIG_NAME, *ASSET_NAMES, INDEX_NAME) if name in listing.files]
+        wanted = [
+            name for name in listing.files if is_asset(name) or name in (CONFIG_NAME, INDEX_NAME)
+        ]
         _in_parallel(lambda name: self.client.fetch(name, listing.commit), wanted)
         if entry != INDEX_NAME:
             return (entry,)

@@ -16,12 +16,12 @@ from pathlib import Path
 from neuron_artifacts._files import is_sha256, load_json_object, user_cache_dir, write_atomically
 from neuron_artifacts.errors import ModelFormatError, ModelNotFoundError
 from neuron_artifacts.model.snapshot import (
-    ASSET_NAMES,
     CONFIG_NAME,
     INDEX_NAME,
     SINGLE_NAME,
     ModelFile,
     ModelSnapshot,
+    is_asset,
     read_folder,
     weight_names,
 )
@@ -85,7 +85,7 @@ class HubCache:
             return CONFIG_NAME
         listing = self.recall(config.parent.name)
         listed = listing.files if listing else {_TOKENIZER: None}
-        needed = [name for name in (*ASSET_NAMES, INDEX_NAME) if name in listed]
+        needed = [name for name in listed if is_asset(name) or name == INDEX_NAME]
         lacking = [name for name in needed if self.find(name, revision) is None]
         if not lacking:
             has_index = (config.parent / INDEX_NAME).is_file()
@@ -129,7 +129,7 @@ class HubCache:
         files = {
             name: [remote.size, remote.sha256]
             for name, remote in listing.files.items()
-            if name in (*ASSET_NAMES, CONFIG_NAME, INDEX_NAME) or name.endswith(".safetensors")
+            if is_asset(name) or name in (CONFIG_NAME, INDEX_NAME) or name.endswith(".safetensors")
         }
         record = self._record(listing.commit)
         try:

@@ -23,6 +23,9 @@ ASSET_NAMES = (
 )  # fmt: skip
 """Small files that decide what is served without shaping a graph."""
 
+TEMPLATE_FOLDER = "additional_chat_templates"
+"""Where transformers keeps chat templates that have a name."""
+
 MAX_JSON_BYTES = 64 << 20
 """A model's JSON file larger than this is refused unread (large tokenizers take about 20 MB)."""
 
@@ -84,6 +87,14 @@ class ModelSnapshot:
         return self._hashed[file.name]
 
 
+def is_asset(name: str) -> bool:
+    """Whether a file of a model belongs into an artifact beside graphs and weights."""
+    if name in ASSET_NAMES:
+        return True
+    folder, _, template = name.partition("/")
+    return folder == TEMPLATE_FOLDER and template.endswith(".jinja") and "/" not in template
+
+
 def read_folder(root: Path, *, name: str | None = None, revision: str | None = None,
                 known: Mapping[str, str] | None = None) -> ModelSnapshot:  # fmt: skip
     """Read a checkpoint folder and check it for completeness, header by header.
@@ -107,7 +118,13 @@ def read_folder(root: Path, *, name: str | None = None, revision: str | None = N
     weights = tuple(_file(root, file, known) for file in names)
     tensors = {file.name: read_header(_local(file)) for file in weights}
     check_index(root, index, tensors)
-    assets = tuple(_file(root, asset, known) for asset in ASSET_NAMES if (root / asset).is_file())
+    there = [
+        *ASSET_NAMES,
+        *(f"{TEMPLATE_FOLDER}/{p.name}" for p in (root / TEMPLATE_FOLDER).glob("*")),
+    ]
+    assets = tuple(
+        _file(root, name, known) for name in there if is_asset(name) and (root / name).is_file()
+    )
     return ModelSnapshot(
         name=name or root.resolve().name, revision=revision, root=root, config=config,
         weight_files=weights, asset_files=assets, tensors=tensors, index=index,

@@ -13,6 +13,7 @@ import pytest
 from neuron_artifacts.errors import ModelFormatError, ModelNotFoundError
 from neuron_artifacts.model.snapshot import MAX_JSON_BYTES, ModelFile, read_folder
 from tests.model.checkpoints import CONFIG, lay, sharded, single, tensors
+from tests.models import copy_model
 
 FIRST, SECOND = (f"model-0000{n}-of-00002.safetensors" for n in (1, 2))
 INDEX = "model.safetensors.index.json"
@@ -192,3 +193,14 @@ def test_no_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("text")
     with pytest.raises(ModelNotFoundError, match="is not a folder"):
         read_folder(tmp_path / name)
+
+
+def test_named_chat_templates_belong_to_the_model(tmp_path: Path) -> None:
+    copy_model(tmp_path / "m")
+    folder = tmp_path / "m" / "additional_chat_templates"
+    folder.mkdir()
+    (folder / "tool_use.jinja").write_text("{{ messages }}")
+    (folder / "notes.txt").write_text("not a template")
+    names = [file.name for file in read_folder(tmp_path / "m").asset_files]
+    assert "additional_chat_templates/tool_use.jinja" in names
+    assert not any("notes" in name for name in names)

@@ -135,9 +135,9 @@ def make_state(
     ServeError
         The model's generation configuration has unusable sampling values.
     """
+    from neuron_artifacts.runtime.defaults import read_defaults
     from neuron_artifacts.runtime.engine import Engine
     from neuron_artifacts.runtime.server.metrics import Metrics
-    from neuron_artifacts.runtime.server.sampling import read_defaults
 
     names = model_names or (str(loaded.manifest.serve["served_model_name"]),)
     metrics = Metrics(names[0], seconds=loaded.seconds)
