@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def difference_json(row: Difference) -> dict[str, Any]:
 
 
 def difference_table(rows: list[Difference], left: str, right: str) -> str:
+    """Fields side by side; digests of graphs only where nothing else says why they differ."""
+    rows = [row for row in rows if not row.field.startswith("graphs.graphs.")] or rows
     shown = [(row.field, shorten(row.left), shorten(row.right), row.cost) for row in rows]
     return _output.table(("field", left, right, "cost"), shown)
 
@@ -89,21 +92,13 @@ def decision_text(decision: Decision) -> str:
     ]
     lines.append(_output.table(("phase", "bucket", "action", "from"), rows))
     if decision.nearest:
-        rows_ = [row for row in decision.nearest.differences if not _is_digest(row)]
         lines += ["", f"nearest   {decision.nearest.path}"]
-        lines.append(difference_table(rows_, "there", "asked"))
+        lines.append(difference_table(list(decision.nearest.differences), "there", "asked"))
     return "\n".join(lines)
-
-
-def _is_digest(row: Difference) -> bool:
-    # Graph digests differ because other fields do; a person wants the fields.
-    return row.field.startswith("graphs.graphs.")
 
 
 def _verdict(action: str) -> str:
     colour = {"hit": "green", "miss": "yellow"}.get(action, "cyan")
-    import sys
-
     return _output.styled(action, colour, stream=sys.stdout)
 
 
