@@ -42,7 +42,9 @@ def test_override_neuron_config_wins_and_keeps_the_unknown() -> None:
         {
             "model": "m",
             "batch_size": "2",
-            "override_neuron_config": '{"batch_size": 4, "enable_bucketing": false, "fused_qkv": true}',
+            "override_neuron_config": (
+                '{"batch_size": 4, "enable_bucketing": false, "fused_qkv": true}'
+            ),
         },
         environ={},
     )
