@@ -146,7 +146,9 @@ def _source_text(source: SourceOutcome) -> str:
     lines += _nearest_lines(source)
     if source.skipped:
         first = source.skipped[0]
-        lines.append(f"skipped   {len(source.skipped)} files, {first.path}: {first.reason}")
+        lines.append(
+            f"skipped   {_count(source.skipped, 'file')}, the first {first.path}: {first.reason}"
+        )
     return "\n".join(lines)
 
 
@@ -154,11 +156,15 @@ def _reason(source: SourceOutcome) -> str:
     if source.status == "error":
         return source.error or "it did not answer"
     if source.status == "hit":
-        return f"{len(source.rows)} cached configuration{'s' * (len(source.rows) != 1)}"
+        return _count(source.rows, "cached configuration")
     return {
         "near": "this architecture is cached in other configurations",
         "other-release": "only other releases have it; same compiler, so probably reusable",
     }.get(source.status, "nothing of this architecture is cached")
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 def _rows_table(rows: Sequence[Row]) -> str:

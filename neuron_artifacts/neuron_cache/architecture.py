@@ -159,6 +159,12 @@ def _unfold_rope(config: dict[str, Any]) -> None:
     """``rope_parameters`` of transformers 5 into ``rope_theta`` and ``rope_scaling``."""
     parameters = config.pop("rope_parameters", None)
     if isinstance(parameters, dict) and "rope_scaling" not in config:
+        by_layer = parameters.get("full_attention")
+        if isinstance(by_layer, dict):
+            local = parameters.get("sliding_attention")
+            if isinstance(local, dict) and "rope_theta" in local:
+                config.setdefault("rope_local_base_freq", local["rope_theta"])
+            parameters = by_layer
         if "rope_theta" in parameters:
             config.setdefault("rope_theta", parameters["rope_theta"])
         config["rope_scaling"] = parameters

@@ -27,6 +27,7 @@ _AT_ONCE = 16
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _LONGEST_PAUSE = 60.0
 _MOST_PAGES = 10_000
+_MOST_FETCHES = 3
 _WHO: dict[str, Any] = {"library_name": "neuron-artifacts", "library_version": __version__}
 
 T = TypeVar("T")
@@ -197,14 +198,21 @@ class CacheRepository:
             return known
         if self.hub.offline:
             return "it was never fetched, and --offline forbids to ask"
-        data = self._fetch(commit, item)
-        if git_object_id(data) != item.oid:
-            again = self._fetch(commit, item)
-            if git_object_id(again) != item.oid and (again != data or len(data) != item.size):
-                return "it arrives damaged"
-            data = again  # the same bytes twice: this hub's ids are not git's
+        data = self._fetch_intact(commit, item)
+        if data is None:
+            return "it arrives damaged"
         self._kept.keep_blob(commit, item, data)
         return data
+
+    def _fetch_intact(self, commit: str, item: Item) -> bytes | None:
+        before = b""
+        for _ in range(_MOST_FETCHES):
+            data = self._fetch(commit, item)
+            # The same bytes twice, and as many as listed: this hub's ids are not git's.
+            if git_object_id(data) == item.oid or (data == before and len(data) == item.size):
+                return data
+            before = data
+        return None
 
     def _fetch(self, commit: str, item: Item) -> bytes:
         url = self.hub.url(self.repo_id, "resolve", commit, quote(item.path))

@@ -8,6 +8,7 @@ answers about private repositories lie in it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -58,7 +59,7 @@ class Responses:
     def keep_commit(self, revision: str, commit: str) -> None:
         older = [pair for pair in self.commits(revision) if pair[0] != commit]
         pairs = [(commit, time.time()), *older][:_KEPT_COMMITS]
-        _write(self._own / f"ref-{_digest(revision)[:16]}.json", json.dumps(pairs).encode())
+        self._write(self._own / f"ref-{_digest(revision)[:16]}.json", json.dumps(pairs).encode())
 
     def listing(self, commit: str, folder: str, recursive: bool) -> tuple[Item, ...] | None:
         kept = _load(self._listing_path(commit, folder, recursive))
@@ -71,7 +72,7 @@ class Responses:
         self, commit: str, folder: str, recursive: bool, items: Sequence[Item]
     ) -> None:
         rows = [(item.path, item.oid, item.size, item.folder) for item in items]
-        _write(self._listing_path(commit, folder, recursive), json.dumps(rows).encode())
+        self._write(self._listing_path(commit, folder, recursive), json.dumps(rows).encode())
 
     def blob(self, commit: str, item: Item) -> bytes | None:
         """A file's bytes, checked against its id where that is a git object id."""
@@ -83,7 +84,7 @@ class Responses:
 
     def keep_blob(self, commit: str, item: Item, data: bytes) -> None:
         own_id = git_object_id(data) == item.oid
-        _write(self._blob_path(item.oid if own_id else _digest(commit, item.path)), data)
+        self._write(self._blob_path(item.oid if own_id else _digest(commit, item.path)), data)
 
     def file(self, revision: str, name: str) -> KeptFile | None:
         kept = _load(self._own / f"file-{_digest(revision, name)[:16]}.json")
@@ -94,7 +95,21 @@ class Responses:
 
     def keep_file(self, revision: str, name: str, data: bytes, commit: str | None) -> None:
         body = {"text": data.decode(errors="replace"), "commit": commit, "at": time.time()}
-        _write(self._own / f"file-{_digest(revision, name)[:16]}.json", json.dumps(body).encode())
+        self._write(
+            self._own / f"file-{_digest(revision, name)[:16]}.json", json.dumps(body).encode()
+        )
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Whole or not at all, but not synced to disk: a reader tells damage from content."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        with contextlib.suppress(OSError):
+            try:
+                self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(data)
+                temporary.replace(path)
+            except OSError:
+                temporary.unlink()
 
     def _listing_path(self, commit: str, folder: str, recursive: bool) -> Path:
         return self._own / f"list-{_digest(commit, folder, str(recursive))[:32]}.json"
@@ -125,14 +140,3 @@ def _load(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, but not synced to disk: a reader tells damage from content."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)

@@ -19,12 +19,12 @@ from typing import Any
 
 OUTPUT = Path(__file__).parents[2] / "neuron_artifacts" / "neuron_cache" / "defaults.json"
 
-MODEL_TYPES = """  
+MODEL_TYPES = """
 albert bert bloom camembert clip clip_text_model convbert deberta deberta-v2 distilbert electra esm
 flaubert gemma gemma2 gemma3_text gpt2 gpt_neox granite llama llama4_text mistral mixtral
 mobilebert modernbert mpnet opt phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe roberta roformer smollm3
 t5 vit wav2vec2 whisper xlm xlm-roberta
-""".split()
+"""
 
 PROBE = """
 import importlib, inspect, json, sys
@@ -58,7 +58,7 @@ def main(interpreters: list[str]) -> None:
 
 
 def _probe(interpreter: str) -> Any:
-    run = [interpreter, "-c", PROBE, " ".join(MODEL_TYPES)]
+    run = [interpreter, "-c", PROBE, MODEL_TYPES]
     return json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,0 +1,152 @@
+"""Configurations against what four releases of transformers made of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from neuron_artifacts.neuron_cache.architecture import (
+    infer_task,
+    model_types,
+    same_architecture,
+    same_pipeline,
+)
+from tests.neuron_cache.caches import ENTRY_CONFIGS
+from tests.neuron_cache.model_configs import (
+    BERT,
+    CLASSIFIER,
+    CLIP_TEXT,
+    GEMMA3,
+    LLAMA,
+    MIXTRAL,
+    MODERN,
+    PHI3,
+    PIPELINE,
+    QWEN2,
+    QWEN3,
+    SINGLE,
+    SMALL,
+    TUNED,
+    UNET,
+    VAE,
+    XL_UNET,
+)
+
+ASKED = {**SINGLE, "modern": MODERN, "gemma3": GEMMA3}
+SAME = [{"llama", "tuned", "modern"}, {"bert", "classifier"}, {"gemma3_text", "gemma3"}]
+PAIRS = [
+    (release, cached, asked)
+    for release, configs in ENTRY_CONFIGS.items()
+    for cached in configs
+    for asked in ASKED
+]
+
+
+@pytest.mark.parametrize(("release", "cached", "asked"), PAIRS)
+def test_an_entry_is_found_from_any_spelling_and_no_other(
+    release: str, cached: str, asked: str
+) -> None:
+    expected = cached == asked or any({cached, asked} <= names for names in SAME)
+    assert same_architecture(ASKED[asked], ENTRY_CONFIGS[release][cached]) is expected
+
+
+SHAPING = [
+    (LLAMA, "llama", {"hidden_size": 2048}),
+    (LLAMA, "llama", {"num_hidden_layers": 16}),
+    (LLAMA, "llama", {"num_key_value_heads": 4}),
+    (LLAMA, "llama", {"vocab_size": 128257}),
+    (LLAMA, "llama", {"rope_theta": 10000.0}),
+    (LLAMA, "llama", {"rope_scaling": None}),
+    (LLAMA, "llama", {"rope_scaling": {**LLAMA["rope_scaling"], "factor": 32.0}}),
+    (LLAMA, "llama", {"rms_norm_eps": 1e-6}),
+    (LLAMA, "llama", {"attention_bias": True}),
+    (LLAMA, "llama", {"mlp_bias": True}),
+    (LLAMA, "llama", {"tie_word_embeddings": True}),
+    (LLAMA, "llama", {"head_dim": 64}),
+    (LLAMA, "llama", {"quantization_config": {"quant_method": "awq", "bits": 4}}),
+    (SMALL, "small", {"rope_theta": 500000.0}),
+    (SMALL, "small", {"head_dim": 128}),
+    (MIXTRAL, "mixtral", {"num_local_experts": 4}),
+    (MIXTRAL, "mixtral", {"sliding_window": 4096}),
+    (QWEN2, "qwen2", {"use_sliding_window": True}),
+    (QWEN3, "qwen3", {"head_dim": 64}),
+    (PHI3, "phi3", {"rope_scaling": None}),
+    (BERT, "bert", {"type_vocab_size": 1}),
+]
+
+
+@pytest.mark.parametrize(("config", "cached", "change"), SHAPING)
+def test_a_field_that_shapes_the_graphs_tells_models_apart(
+    config: dict[str, Any], cached: str, change: dict[str, Any]
+) -> None:
+    entry = ENTRY_CONFIGS["4.57.6"][cached]
+    assert same_architecture(config, entry)
+    assert not same_architecture({**config, **change}, entry)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"torch_dtype": "float16"}, {"dtype": "float32"}, {"eos_token_id": 5}, {"use_cache": False},
+        {"attention_dropout": 0.3}, {"initializer_range": 1.0}, {"_name_or_path": "x"},
+        {"transformers_version": "9.9"}, {"architectures": ["X"]}, {"head_dim": None},
+        {"head_dim": 128}, {"unsloth_fixed": True}, {"output_attentions": True},
+        {"quantization_config": None}, {"some_new_field": 3},
+    ],
+)  # fmt: skip
+def test_what_shapes_no_graph_does_not(change: dict[str, Any]) -> None:
+    for release in ("4.43.4", "4.57.6"):
+        assert same_architecture({**LLAMA, **change}, ENTRY_CONFIGS[release]["llama"])
+
+
+def test_the_number_of_labels_counts_for_classification_only() -> None:
+    entry = ENTRY_CONFIGS["4.57.6"]["classifier"]
+    assert same_architecture(CLASSIFIER, entry, task="text-classification")
+    assert not same_architecture(BERT, entry, task="text-classification")
+    assert same_architecture(BERT, entry, task="fill-mask")
+
+
+def test_an_entry_cannot_leave_its_size_to_a_default() -> None:
+    assert not same_architecture(LLAMA, {"model_type": "llama", "rope_theta": 500000.0})
+
+
+def test_an_unknown_model_type_is_compared_by_what_both_say() -> None:
+    asked = {"model_type": "novel", "hidden_size": 64, "added_later": 3}
+    assert same_architecture(asked, {"model_type": "novel", "hidden_size": 64, "eps": 1e-5})
+    assert not same_architecture(asked, {"model_type": "novel", "hidden_size": 65})
+
+
+def test_pipelines_are_compared_without_auto_encoders() -> None:
+    cached = {"text_encoder": CLIP_TEXT, "unet": {**UNET, "neuron": {}}, "vae_decoder": {"x": 1}}
+    assert same_pipeline(PIPELINE, cached)
+    assert same_pipeline({**PIPELINE, "vae": {**VAE, "latent_channels": 8}}, cached)
+    assert not same_pipeline({**PIPELINE, "unet": XL_UNET}, cached)
+    assert not same_pipeline(PIPELINE, {**cached, "controlnet_0": UNET})
+    assert not same_pipeline(PIPELINE, {"unet": UNET})
+
+
+def test_an_encoder_decoder_model_is_found_in_its_two_parts() -> None:
+    config = {"model_type": "t5", "d_model": 512, "num_layers": 6, "is_encoder_decoder": True}
+    parts = {
+        "encoder": {**config, "is_encoder_decoder": False},
+        "decoder": {**config, "is_decoder": True},
+    }
+    assert same_pipeline(config, parts)
+    assert not same_pipeline({**config, "d_model": 768}, parts)
+
+
+def test_folders_and_tasks() -> None:
+    assert model_types(GEMMA3) == {"gemma3", "gemma3_text"}
+    assert model_types(PIPELINE) == {"stable-diffusion"}
+    assert model_types({"transformer": {}}) == {"diffusion-transformer"}
+    assert infer_task(LLAMA) == "text-generation"
+    assert infer_task(BERT) == "fill-mask"
+    assert infer_task({"architectures": ["BertModel"]}) == "feature-extraction"
+    assert infer_task({"architectures": [3]}) is None
+    assert infer_task({}) is None
+
+
+def test_a_fine_tune_asks_for_the_same() -> None:
+    for release in ("4.43.4", "4.51.3", "4.57.6"):
+        assert same_architecture(TUNED, ENTRY_CONFIGS[release]["llama"])
