@@ -116,9 +116,17 @@ def _agree(asked: Config, cached: Config, task: str | None) -> bool:
         if _UNKNOWN in (left, right) and name not in _NULL_IF_ABSENT:
             continue  # a field that only one release of transformers has
         left, right = (None if value is _UNKNOWN else value for value in (left, right))
-        if left != right and not (name in _DERIVED and None in (left, right)):
+        if not (_equal(name, left, right) or (name in _DERIVED and None in (left, right))):
             return False
     return True
+
+
+def _equal(name: str, left: Any, right: Any) -> bool:
+    """Parts of a composite model are sparse in a config.json: what both say decides."""
+    both = isinstance(left, Mapping) and isinstance(right, Mapping)
+    if both and name.endswith("_config") and name != "quantization_config":
+        return not left or not right or _agree_where_both_say(left, right)
+    return bool(left == right)
 
 
 _UNKNOWN = "\0unknown"
@@ -142,7 +150,6 @@ def _normalise(config: Config) -> dict[str, Any]:
     """One form for all releases of transformers."""
     defaults = class_defaults(str(config.get("model_type")))
     kept = {n: _plain(v) for n, v in config.items() if not _IRRELEVANT.fullmatch(n)}
-    kept.pop("text_config", None)
     _unfold_rope(kept)
     full = {**defaults, **kept}
     if full.get("num_key_value_heads", 0) is None:
@@ -188,7 +195,7 @@ def _agree_where_both_say(asked: Config, cached: Config) -> bool:
     mine, theirs = _normalise(asked), _normalise(cached)
     roles = {"model_type", "head_dim", "is_decoder", "is_encoder_decoder"}
     shared = (mine.keys() & theirs.keys()) - roles
-    return bool(shared) and all(mine[name] == theirs[name] for name in shared)
+    return bool(shared) and all(_equal(name, mine[name], theirs[name]) for name in shared)
 
 
 def _graph_components(components: Mapping[str, Any]) -> dict[str, Config]:

@@ -117,6 +117,22 @@ def test_an_unknown_model_type_is_compared_by_what_both_say() -> None:
     assert not same_architecture(asked, {"model_type": "novel", "hidden_size": 65})
 
 
+def test_the_parts_of_a_composite_model_are_compared_by_what_both_say() -> None:
+    asked = {
+        "model_type": "clip", "projection_dim": 512, "text_config": {"hidden_size": 512},
+        "vision_config": {"hidden_size": 768, "patch_size": 32},
+    }  # fmt: skip
+    cached = {
+        "model_type": "clip", "text_config": {"hidden_size": 512, "vocab_size": 49408},
+        "vision_config": {"hidden_size": 768, "patch_size": 32, "dropout": 0.0},
+    }  # fmt: skip
+    assert same_architecture(asked, cached)
+    assert not same_architecture({**asked, "text_config": {"hidden_size": 768}}, cached)
+    assert not same_architecture(
+        {**asked, "vision_config": {"hidden_size": 768, "patch_size": 16}}, cached
+    )
+
+
 def test_pipelines_are_compared_without_auto_encoders() -> None:
     cached = {"text_encoder": CLIP_TEXT, "unet": {**UNET, "neuron": {}}, "vae_decoder": {"x": 1}}
     assert same_pipeline(PIPELINE, cached)

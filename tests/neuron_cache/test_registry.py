@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuron_artifacts.neuron_cache.match import CacheRequest, Subject
+from neuron_artifacts.neuron_cache.outcome import judge
 from neuron_artifacts.neuron_cache.registry import (
     Entry,
     covers,
@@ -20,6 +22,7 @@ from neuron_artifacts.neuron_cache.registry import (
     version_key,
 )
 from tests.neuron_cache.caches import RELEASES, Cache
+from tests.neuron_cache.model_configs import LLAMA, PIPELINE
 
 DIGEST = "ab" * 32
 NAME = "0123456789abcdef0123.json"
@@ -161,6 +164,10 @@ def test_no_document_breaks_the_reader(document: dict[str, Any], path: str) -> N
     for count in (entry.batch_size, entry.sequence_length, entry.tp_degree):
         assert count is None or (isinstance(count, int) and count > 0)
     assert all(isinstance(name, str) for name in entry.model_ids)
+    request = CacheRequest(batch_size=2, sequence_length=64, tp_degree=2, dtype="bf16")
+    for config in (LLAMA, PIPELINE, document):
+        found = judge(request, Subject(config, "org/model"), [entry], [entry])
+        json.dumps([row.document() for row in found.rows] + [found.nearest.document()])
 
 
 @given(st.text())
