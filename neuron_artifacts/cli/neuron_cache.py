@@ -90,6 +90,8 @@ def request_of(spec: CompileSpec) -> CacheRequest:
     asked = {n: getattr(spec, n) for n, o in spec.origins.items() if o != "default" and n in _NAMES}
     fields: dict[str, Any] = {_NAMES[name]: value for name, value in asked.items()}
     other = dict(spec.extra)
+    if spec.max_context_length is not None:
+        other["max_context_length"] = spec.max_context_length
     for name, kind in (("continuous_batching", bool), ("speculation_length", int)):
         value = other.pop(name, None)
         if value is not None and type(value) is not kind:

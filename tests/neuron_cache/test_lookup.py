@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from neuron_artifacts.neuron_cache import (
     list_entries,
     look_up,
 )
+from neuron_artifacts.neuron_cache.match import Subject
+from neuron_artifacts.neuron_cache.outcome import Row, judge
+from neuron_artifacts.neuron_cache.registry import parse_entry, parse_path
 from tests.neuron_cache.cache_hub import CacheHub
 from tests.neuron_cache.caches import RELEASES, REPO, Cache
 from tests.neuron_cache.model_configs import (
@@ -259,6 +263,60 @@ def test_the_hub_is_asked_for_the_task_only_where_entries_leave_it_open(
     hub.requests.clear()
     assert ask(cache, QWEN3, model_id="org/embed", task="feature-extraction").status == "hit"
     assert not hub.asked("GET", "/api/models/org/embed")
+
+
+# --- reading only what may match loses nothing ---------------------------------------------------
+
+
+def crowded_cache() -> Cache:
+    """Several hundred entries over all layouts, with exports in two number formats."""
+    cache = full_cache()
+    for release in ("0.2.0", "0.4.4", "0.4.5", "0.4.6.dev4"):
+        for model, dtype in product(("llama", "small", "mixtral", "phi3"), ("float16", "bfloat16")):
+            for batch, tp in product((1, 2, 16), (2, 8, 24)):
+                cache.add(release, model, f"org/{model}-{dtype}", batch_size=batch, tp_degree=tp,
+                          torch_dtype=dtype)  # fmt: skip
+        for length in (128, 384):
+            cache.add_traced(release, "bert", "org/bert", "fill-mask",
+                             static_sequence_length=length)  # fmt: skip
+            cache.add_traced(release, "classifier", "org/classifier", "text-classification",
+                             static_sequence_length=length)  # fmt: skip
+        cache.add_pipeline(release, "org/sd")
+        cache.add_pipeline(release, "org/xl", XL_UNET)
+    return cache
+
+
+ASKED = {"llama": LLAMA, "tuned": TUNED, "small": SMALL, "mixtral": MIXTRAL, "qwen2": QWEN2,
+         "qwen3": QWEN3, "bert": BERT, "classifier": CLASSIFIER, "pipeline": PIPELINE}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_a_lookup_finds_what_reading_everything_finds(ask: Ask, name: str) -> None:
+    cache = crowded_cache()
+    assert len(cache.files) > 300
+    everything = [
+        parse_entry(at, data) for path, data in cache.files.items()
+        if (at := parse_path(path)) and at.compiler == COMPILER
+    ]  # fmt: skip
+    for request in (CacheRequest(), CacheRequest(batch_size=3), CacheRequest(batch_size=16)):
+        expected = judge(
+            request, Subject(ASKED[name]),
+            [entry for entry in everything if entry.at.release == RELEASE],
+            [entry for entry in everything if entry.at.release != RELEASE],
+        )  # fmt: skip
+        found = ask(cache, ASKED[name], batch_size=request.batch_size)
+        assert found.status == expected.status
+        assert _shapes(found.rows) == _shapes(expected.rows)
+        for kind in ("other_target", "other_release"):
+            near, wanted = (getattr(side.nearest, kind) for side in (found, expected))
+            assert _shapes(n.row for n in near) == _shapes(n.row for n in wanted)
+        for kind in ("sufficient", "below"):
+            one, other = (getattr(side.nearest, kind) for side in (found, expected))
+            assert (one and one.row.shape) == (other and other.row.shape)
+
+
+def _shapes(rows: Iterable[Row]) -> list[Any]:
+    return [(row.shape, row.release, set(row.model_ids)) for row in rows]
 
 
 # --- requests -----------------------------------------------------------------------------------
