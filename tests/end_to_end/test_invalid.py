@@ -69,7 +69,8 @@ def test_the_repair_command_repairs(spoiled: Path) -> None:
 
 def test_recompiling_first_is_loud_and_serves(spoiled: Path, tmp_path: Path) -> None:
     flip(spoiled / "graphs/token_generation-128.so")
-    with serving("--artifacts", spoiled, "--on-invalid", "recompile") as served:
+    store = {"NEURON_ARTIFACTS_STORE": str(tmp_path)}  # not one that has the graph already
+    with serving("--artifacts", spoiled, "--on-invalid", "recompile", **store) as served:
         assert served.ready["rebuilt_before_serving"] == 1
         assert served.ready["compiled"] == 0
         body = {"prompt": "2+2=", "temperature": 0}

@@ -204,9 +204,11 @@ class _EngineCollector(Collector):
 
     def __init__(self, stats: Callable[[], EngineStats], labels: Mapping[str, str]) -> None:
         self._stats, self._labels = stats, labels
+        self._compiled_before = compiles.count()
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats()
+        compiled = compiles.count() - self._compiled_before
         gauges = {
             "vllm:num_requests_running": ("Sequences that hold a slot.", stats.running),
             "vllm:num_requests_waiting": ("Sequences that wait for one.", stats.waiting),
@@ -216,7 +218,7 @@ class _EngineCollector(Collector):
             "vllm:num_preemptions": ("Sequences that lost their slot.", stats.preemptions),
             "vllm:prefix_cache_queries": ("Tokens looked up in a prefix cache.", 0),
             "vllm:prefix_cache_hits": ("Tokens found in a prefix cache.", 0),
-            "neuron_artifacts_compiles": ("Graphs this process compiled.", compiles.count()),
+            "neuron_artifacts_compiles": ("Graphs compiled while serving.", compiled),
         }
         for kind, rows in ((GaugeMetricFamily, gauges), (CounterMetricFamily, counters)):
             for name, (text, value) in rows.items():
