@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -232,7 +233,8 @@ def make_prompts(corpus: Corpus, kind: str, count: int) -> list[Prompt]:
         tokens, labels = corpus.item(a, b, chat, rng)
         first = next(i for i, label in enumerate(labels) if label != -100)
         before: list[int] = []
-        while kind == "long" and len(before) < rng.randrange(130, 400):
+        room = rng.randrange(130, 400) if kind == "long" else 0
+        while len(before) < room:
             before += corpus.item(*draw_pair(rng), chat, rng)[0]
         prompts.append((before + tokens[: first + 1], str(a + b)))
     return prompts
@@ -263,6 +265,7 @@ def write_json(name: str, value: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--refine", action="store_true", help="go on from the saved model")
+    parser.add_argument("--measure", action="store_true", help="only measure the saved model")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -270,8 +273,15 @@ def main() -> None:
     tokenizer = make_tokenizer()
     corpus = Corpus(tokenizer)
     earlier = json.loads((HERE / "accuracy.json").read_bytes())["runs"] if arguments.refine else []
+    if arguments.measure:
+        model = LlamaForCausalLM.from_pretrained(HERE, dtype=torch.bfloat16).eval()
+        report = json.loads((HERE / "accuracy.json").read_bytes())
+        write_json("accuracy.json", {**report, **measure(model, corpus)})
+        return
     if earlier:
         number = len(earlier) - 1
+        if number >= len(REFINEMENTS):
+            sys.exit(f"the model was refined {number} times already, which is the whole recipe")
         model = LlamaForCausalLM.from_pretrained(HERE, dtype=torch.float32)
         seconds = train(model.train(), corpus, refine_schedule(number), SEED + 1 + 2 * number)
     else:
