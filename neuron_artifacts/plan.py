@@ -43,6 +43,7 @@ class GraphStep:
     source: Path | None
     source_key: str | None
     entry: GraphEntry | None
+    sha256: str | None
 
     @property
     def reused(self) -> bool:
@@ -135,19 +136,20 @@ def decide(
 def _graph_steps(
     tasks: Iterable[GraphTask], candidates: Iterable[Candidate]
 ) -> tuple[GraphStep, ...]:
-    found: dict[str, tuple[Candidate, GraphEntry]] = {}
+    found: dict[str, tuple[Candidate, GraphEntry, str]] = {}
     for candidate in candidates:
+        digests = {file.path: file.sha256 for file in candidate.manifest.files}
         for entry in candidate.manifest.graphs:
             if entry.file not in candidate.bad_files:
-                found.setdefault(entry.digest, (candidate, entry))
+                found.setdefault(entry.digest, (candidate, entry, digests[entry.file]))
     steps = []
     for task in tasks:
         if task.digest in found:
-            candidate, entry = found[task.digest]
+            candidate, entry, sha256 = found[task.digest]
             origin = entry.reused_from or candidate.manifest.key
-            steps.append(GraphStep(task, candidate.path / entry.file, origin, entry))
+            steps.append(GraphStep(task, candidate.path / entry.file, origin, entry, sha256))
         else:
-            steps.append(GraphStep(task, None, None, None))
+            steps.append(GraphStep(task, None, None, None, None))
     return tuple(steps)
 
 

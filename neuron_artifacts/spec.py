@@ -14,6 +14,8 @@ from typing import Any
 from neuron_artifacts.errors import SpecError
 
 ENVIRONMENT_PREFIX = "NEURON_ARTIFACTS_"
+ARTIFACTS_VARIABLE = "NEURON_COMPILED_ARTIFACTS"
+"""vLLM's own: where ``compile`` puts an artifact and where serving finds it."""
 
 ALIASES = {
     "tensor_parallel_size": "tp_degree",
@@ -260,6 +262,8 @@ _FIELDS: dict[str, tuple[Callable[[str, Any], Any], Any]] = {
     "output": (_text, None),
     "jobs": (_count, None),
 }
+
+OPTION_NAMES = tuple(_FIELDS)
 
 _OVERRIDABLE = frozenset(_FIELDS) - {
     "model", "revision", "backend", "target", "store", "output", "jobs", "override_neuron_config",

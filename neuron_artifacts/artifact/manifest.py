@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from neuron_artifacts._files import is_safe_relative, load_json_object
 from neuron_artifacts.errors import CorruptError, IncompatibleError
-from neuron_artifacts.key import ArtifactKey, digest_of, make_key
+from neuron_artifacts.key import digest_of, make_key
 
 MANIFEST_NAME = "artifact.json"
 SCHEMA = 1
@@ -68,13 +68,6 @@ class Manifest:
     serve: Mapping[str, Any]
     created: str
     created_by: str
-
-    @property
-    def artifact_key(self) -> ArtifactKey:
-        return ArtifactKey(
-            self.document["graphs"], self.document["weights"],
-            self.graphs_digest, self.weights_digest, self.key,
-        )  # fmt: skip
 
     @property
     def total_bytes(self) -> int:

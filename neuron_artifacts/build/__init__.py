@@ -11,7 +11,6 @@ from neuron_artifacts.artifact import read_manifest
 from neuron_artifacts.backends.base import ResolvedSpec
 from neuron_artifacts.build.job import BuildJob, Outcome
 from neuron_artifacts.build.lookup import (
-    ARTIFACTS_VARIABLE,
     check_build,
     destination_of,
     look_up,
@@ -27,7 +26,6 @@ from neuron_artifacts.spec import CompileSpec
 from neuron_artifacts.store import LocalStore
 
 __all__ = [
-    "ARTIFACTS_VARIABLE",
     "Outcome",
     "check_build",
     "compile_artifact",

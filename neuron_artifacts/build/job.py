@@ -97,15 +97,13 @@ class BuildJob:
         return [entries[number] for number in range(len(steps))]
 
     def _reuse(self, staging: Staging, step: GraphStep) -> GraphEntry | None:
-        if step.source is None or step.entry is None:
+        if step.source is None or step.entry is None or step.sha256 is None:
             return None
-        sizes = {f.path: f.sha256 for f in self._lender(step.source).files}
         try:
             staging.place(
-                step.source, step.task.file, "graph",
-                sha256=sizes[step.entry.file], may_hardlink=True,
-            )  # fmt: skip
-        except (CorruptError, StoreError, KeyError) as error:
+                step.source, step.task.file, "graph", sha256=step.sha256, may_hardlink=True
+            )
+        except (CorruptError, StoreError) as error:
             self.observe(Note(f"{step.source} cannot be reused ({error}); compiling it"))
             return None
         self._tell(step, "reused")
@@ -113,9 +111,6 @@ class BuildJob:
             step.entry, phase=step.task.phase, bucket=step.task.bucket, file=step.task.file,
             reused_from=step.source_key,
         )  # fmt: skip
-
-    def _lender(self, file: Path) -> Manifest:
-        return read_manifest(file.parent.parent)
 
     def _compile(self, staging: Staging, step: GraphStep) -> GraphEntry:
         self._tell(step, "compiling")
@@ -160,7 +155,10 @@ class BuildJob:
     ) -> None:
         source = step.task.source
         if source.path is None:
-            raise ModelNotFoundError(f"{source.name} is not on this machine")
+            raise ModelNotFoundError(
+                f"{source.name} is not on this machine, and the artifact that has it is damaged",
+                hint=f"remove {step.source and step.source.parent.parent} and run this again",
+            )
         if step.task.stored_as:
             with storing(staging.path):
                 self.backend.convert_weights(self.resolved, step.task, staging.reserve(name))

@@ -17,10 +17,8 @@ from neuron_artifacts.events import BytesMoved, Note, Observer, ignore
 from neuron_artifacts.model import ModelSnapshot, resolve_model
 from neuron_artifacts.plan import Broken, Candidate, Decision, decide
 from neuron_artifacts.preflight import check_resources, measure
-from neuron_artifacts.spec import CompileSpec
+from neuron_artifacts.spec import ARTIFACTS_VARIABLE, CompileSpec
 from neuron_artifacts.store import LocalStore
-
-ARTIFACTS_VARIABLE = "NEURON_COMPILED_ARTIFACTS"
 
 
 def resolve_request(

@@ -13,7 +13,7 @@ import typer
 from neuron_artifacts.cli import _output
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.errors import NeuronArtifactsError
-from neuron_artifacts.spec import _FIELDS, ENVIRONMENT_PREFIX
+from neuron_artifacts.spec import ENVIRONMENT_PREFIX, OPTION_NAMES
 
 State = Literal["ok", "warning", "problem", "info"]
 
@@ -173,7 +173,7 @@ def _hub() -> list[Finding]:
 
 def _environment() -> list[Finding]:
     findings = []
-    options = {ENVIRONMENT_PREFIX + name.upper(): f"option {name}" for name in _FIELDS}
+    options = {ENVIRONMENT_PREFIX + name.upper(): f"option {name}" for name in OPTION_NAMES}
     for name, what in {**VARIABLES, **options}.items():
         if os.environ.get(name):
             findings.append(Finding("variable", "info", f"{_shown(name)}: honoured, {what}"))

@@ -18,11 +18,10 @@ from neuron_artifacts.backends.runner import Runner
 from neuron_artifacts.errors import UsageError
 from neuron_artifacts.events import BytesMoved, Observer, PhaseEnded, ignore
 from neuron_artifacts.model.snapshot import GENERATION_NAME, read_json
+from neuron_artifacts.spec import ARTIFACTS_VARIABLE
 
 if TYPE_CHECKING:
     from neuron_artifacts.runtime.tokenizer import Tokenizer
-
-ARTIFACTS_VARIABLE = "NEURON_COMPILED_ARTIFACTS"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,13 @@ import pytest
 
 import neuron_artifacts
 from neuron_artifacts.artifact import read_manifest, verify_artifact
-from neuron_artifacts.build import Outcome, compile_artifact
+from neuron_artifacts.build import Outcome, compile_artifact, look_up, resolve_request
+from neuron_artifacts.build.job import BuildJob
+from neuron_artifacts.build.progress import Clock
 from neuron_artifacts.errors import RefusedError, ResourceError, SpecError, StoreError
 from neuron_artifacts.events import Event, GraphChanged, Note, PhaseEnded
 from neuron_artifacts.spec import resolve_spec
+from neuron_artifacts.store import LocalStore
 from tests.models import SMALL, change_weights, copy_model
 
 
@@ -218,3 +221,24 @@ def test_implied_settings_are_accepted(place: Path) -> None:
         place, override_neuron_config='{"is_continuous_batching": true, "on_cpu": true}'
     )
     assert outcome.decision.action == "hit"
+
+
+def test_a_lender_that_vanishes_costs_a_compile_and_nothing_else(place: Path) -> None:
+    """An artifact may be removed between the look-up and its use: the build goes on without it."""
+    change_weights(place / "model")
+    lender = place / "store/neuron-compiled-artifacts"
+    old = next(p for p in lender.iterdir() if not p.name.startswith("."))
+    spec = resolve_spec(
+        {"model": str(place / "model"), "store": str(place / "store"), **SMALL}, environ={}
+    )
+    resolved = resolve_request(spec)
+    store = LocalStore(place / "store")
+    destination = store.path(resolved.key.key)
+    decision = look_up(resolved, store, destination)
+    assert decision.action == "relink"
+    shutil.rmtree(old)
+    events: list[Event] = []
+    outcome = BuildJob(resolved, store, destination, decision, Clock(events.append)).run()
+    assert outcome.compiled == 3
+    assert verify_artifact(outcome.path, "full").status == "ok"
+    assert any(isinstance(e, Note) and "cannot be reused" in e.text for e in events)
