@@ -38,7 +38,9 @@ class CompileSpec:
     """A request to compile; ``None`` means that the backend decides.
 
     ``extra`` holds entries of ``override_neuron_config`` that are no field here: the backend
-    honours or refuses each by name. ``origins`` says where each field's value came from.
+    honours or refuses each by name. ``speculative_*`` and ``vllm_loader`` are vLLM's words for
+    what its Neuron loaders put into NeuronConfig; ``python`` is the interpreter that has the
+    Neuron libraries. ``origins`` says where each field's value came from.
     """
 
     model: str
@@ -53,11 +55,22 @@ class CompileSpec:
     context_encoding_buckets: tuple[int, ...] | None
     token_generation_buckets: tuple[int, ...] | None
     torch_dtype: str
+    speculative_model: str | None
+    num_speculative_tokens: int | None
+    speculative_method: str | None
+    vllm_loader: str | None
+    python: str | None
+    allow_compile: bool
     store: str
     output: str | None
     jobs: int | None
     extra: Mapping[str, Any]
     origins: Mapping[str, str]
+
+
+def default_backend(devices: Path = Path("/dev")) -> str:
+    """NxD Inference where the machine has a Neuron device, else the embedded compiler."""
+    return "nxdi" if any(devices.glob("neuron[0-9]*")) else "cpu"
 
 
 def merge_sources(
@@ -77,6 +90,7 @@ def merge_sources(
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {name: default for name, (_, default) in _FIELDS.items()}
+    values["backend"] = default_backend()
     origins = dict.fromkeys(values, "default")
     layers = (
         (_read_file(config_file), f"file {config_file}"),
@@ -247,7 +261,7 @@ def _is_finite(value: Any) -> bool:
 _FIELDS: dict[str, tuple[Callable[[str, Any], Any], Any]] = {
     "model": (_text, None),
     "revision": (_text, None),
-    "backend": (_text, "cpu"),
+    "backend": (_text, None),
     "target": (_text, "native"),
     "tp_degree": (_count, 1),
     "batch_size": (_count, 1),
@@ -258,6 +272,12 @@ _FIELDS: dict[str, tuple[Callable[[str, Any], Any], Any]] = {
     "token_generation_buckets": (_counts, None),
     "torch_dtype": (_dtype, "auto"),
     "override_neuron_config": (parse_object, None),
+    "speculative_model": (_text, None),
+    "num_speculative_tokens": (_count, None),
+    "speculative_method": (_text, None),
+    "vllm_loader": (_text, None),
+    "python": (_text, None),
+    "allow_compile": (_flag, False),
     "store": (_text, "."),
     "output": (_text, None),
     "jobs": (_count, None),
@@ -265,6 +285,7 @@ _FIELDS: dict[str, tuple[Callable[[str, Any], Any], Any]] = {
 
 OPTION_NAMES = tuple(_FIELDS)
 
-_OVERRIDABLE = frozenset(_FIELDS) - {
-    "model", "revision", "backend", "target", "store", "output", "jobs", "override_neuron_config",
-}  # fmt: skip
+_OVERRIDABLE = frozenset({
+    "tp_degree", "batch_size", "seq_len", "max_context_length", "enable_bucketing",
+    "context_encoding_buckets", "token_generation_buckets", "torch_dtype",
+})  # fmt: skip

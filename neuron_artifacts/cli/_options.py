@@ -15,6 +15,7 @@ from neuron_artifacts.spec import CompileSpec, resolve_spec
 
 MODEL = "Model"
 CONFIG = "Neuron configuration"
+NEURON = "Neuron backends"
 PLACE = "Where"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print data as JSON on standard output.")]
@@ -33,11 +34,15 @@ SPEC_OPTIONS: dict[str, Any] = {
     "revision": _option(
         MODEL, "--revision", metavar="REV", text="Branch, tag or commit of a hub model."
     ),
-    "backend": _option(CONFIG, "--backend", metavar="NAME", text="Who compiles. (default: cpu)"),
+    "backend": _option(
+        CONFIG, "--backend", metavar="NAME",
+        text="Who compiles: nxdi, optimum, transformers-neuronx, vllm-neuron or cpu. "
+        "(default: nxdi where there is a Neuron device, else cpu)",
+    ),
     "target": _option(
         CONFIG, "--target", metavar="NAME",
-        text="What the graphs run on: native, x86-64-v3, x86-64-v4, x86-64-v4-bf16, aarch64. "
-        "(default: native)",
+        text="What the graphs run on: native, or for cpu x86-64-v3, x86-64-v4, x86-64-v4-bf16, "
+        "aarch64, and for Neuron inf2, trn1, trn1n, trn2, trn3. (default: native)",
     ),
     "tp_degree": _option(
         CONFIG, "--tp-degree", "--tensor-parallel-size", metavar="N", text="Tensor-parallel ranks."
@@ -69,6 +74,31 @@ SPEC_OPTIONS: dict[str, Any] = {
         CONFIG, "--override-neuron-config", metavar="JSON",
         text="NeuronConfig fields laid over everything else.",
     ),
+    "speculative_model": _option(
+        NEURON, "--speculative-model", metavar="MODEL", text="Draft model: a folder or a hub id."
+    ),
+    "num_speculative_tokens": _option(
+        NEURON, "--num-speculative-tokens", metavar="N", text="Tokens drafted at once."
+    ),
+    "speculative_method": _option(
+        NEURON, "--speculative-method", metavar="NAME", text="eagle, or none."
+    ),
+    "vllm_loader": _option(
+        NEURON, "--vllm-loader", metavar="NAME",
+        text="Whose defaults to start from: aws-fork-2.22, aws-fork-2.23, aws-fork-2.24, "
+        "vllm-main, vllm-neuron-0.2 or vllm-neuron-0.5. (default: the toolchain's)",
+    ),
+    "python": _option(
+        NEURON, "--python", metavar="PATH",
+        text="Interpreter that has the Neuron libraries. (default: found; see toolchains list)",
+    ),
+    "allow_compile": Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-compile", rich_help_panel=NEURON,
+            help="optimum: compile also what the Neuron cache does not have.",
+        ),
+    ],
     "store": _option(
         PLACE, "--store", metavar="DIR",
         text="Artifacts lie in DIR/neuron-compiled-artifacts/<key>. (default: .)",

@@ -40,16 +40,6 @@ def _switch(*names: str, text: str) -> Any:
 _OPTIONS: dict[str, Any] = {
     "vllm": _switch("--vllm", text="Print the md5 vLLM would name the artifact directory by."),
     "sdk": _text("--sdk", metavar="LEVEL", text="Neuron SDK on the serving host: 2.21 to 2.29."),
-    "vllm_loader": _text(
-        "--vllm-loader", metavar="NAME",
-        text="aws-fork-2.22, aws-fork-2.23, aws-fork-2.24, vllm-main, vllm-neuron-0.2 or "
-        "vllm-neuron-0.5. (default: none; the override holds NeuronConfig's own arguments)",
-    ),
-    "speculative_model": _text(
-        "--speculative-model", metavar="MODEL", text="Draft model, as vLLM is given it."
-    ),
-    "num_speculative_tokens": _count("--num-speculative-tokens", text="Tokens drafted at once."),
-    "speculative_method": _text("--speculative-method", metavar="NAME", text="eagle, or none."),
     "enable_prefix_caching": _switch("--enable-prefix-caching", text="As vLLM is given it."),
     "block_size": _count("--block-size", text="Positions of a cache block."),
     "num_gpu_blocks_override": _count("--num-gpu-blocks-override", text="Cache blocks, in all."),
@@ -68,10 +58,6 @@ class VllmOptions:
     """The options of ``key`` that only ``--vllm`` reads."""
 
     sdk: str | None
-    vllm_loader: str | None
-    speculative_model: str | None
-    num_speculative_tokens: int | None
-    speculative_method: str | None
     enable_prefix_caching: bool
     block_size: int | None
     num_gpu_blocks_override: int | None
@@ -115,11 +101,11 @@ def print_vllm_key(
     values, origins = merge_sources(sources.flags, config_file=sources.config_file)
     _check(values, origins, options)
     override = _overrides(values, options)
-    loader = options.vllm_loader
+    loader = values["vllm_loader"]
     if loader is None:
         override = {**_neuron_arguments(values, origins), **override}
     target, notes = _choose_target(values, origins)
-    draft = options.speculative_model
+    draft = values["speculative_model"]
     result = vllm_artifact_hash(
         _read_config(values["model"], values["revision"]),
         model=values["model"],
@@ -177,17 +163,22 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str], options: VllmO
         )
     if options.sdk is None:
         raise UsageError("--vllm needs --sdk", hint=f"one of {', '.join(TRANSFORMERS)}")
-    if options.speculative_model is None:
+    if values["speculative_model"] is None:
         for name in ("num_speculative_tokens", "speculative_method"):
-            if getattr(options, name) is not None:
+            if values[name] is not None:
                 raise UsageError(f"--{name.replace('_', '-')} needs --speculative-model")
-    elif options.num_speculative_tokens is None:
+    elif values["num_speculative_tokens"] is None:
         raise UsageError("--speculative-model needs --num-speculative-tokens")
-    if options.vllm_loader is None:
-        allowed = ("sdk", "host_python", "additional_config")
-        for name in _given(options):
-            if name not in allowed:
-                raise UsageError(f"--{name.replace('_', '-')} needs --vllm-loader")
+    if values["vllm_loader"] is None:
+        names = [name for name in _LOADER_ONLY if values.get(name) is not None]
+        names += [
+            n for n in _given(options) if n not in ("sdk", "host_python", "additional_config")
+        ]
+        if names:
+            raise UsageError(f"--{names[0].replace('_', '-')} needs --vllm-loader")
+
+
+_LOADER_ONLY = ("speculative_model", "num_speculative_tokens", "speculative_method")
 
 
 def _overrides(values: Mapping[str, Any], options: VllmOptions) -> dict[str, Any]:
@@ -239,11 +230,11 @@ def _vllm_arguments(
                 f"a loader's hash needs {flag}", hint="vLLM's own default depends on its version"
             )
     speculation = None
-    if options.speculative_model is not None:
+    if values["speculative_model"] is not None:
         speculation = Speculation(
-            options.speculative_model,
-            options.num_speculative_tokens or 0,
-            options.speculative_method,
+            values["speculative_model"],
+            values["num_speculative_tokens"] or 0,
+            values["speculative_method"],
         )
     return VllmArguments(
         tensor_parallel_size=values["tp_degree"],

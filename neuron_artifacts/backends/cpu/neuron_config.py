@@ -21,6 +21,11 @@ IMPLIED: dict[str, Any] = {
 }
 """NxD Inference fields that hold on this backend whatever is said; other values are refused."""
 
+_NEURON_ONLY = (
+    "speculative_model", "num_speculative_tokens", "speculative_method", "vllm_loader",
+    "allow_compile",
+)  # fmt: skip
+
 
 def resolve_neuron_config(
     spec: CompileSpec, arch: Arch, model: ModelSnapshot
@@ -69,6 +74,12 @@ def _refuse(spec: CompileSpec) -> None:
             f"tp_degree is {spec.tp_degree}, and the cpu backend runs one rank",
             hint="leave --tp-degree at 1, or choose a Neuron backend",
         )
+    for name in _NEURON_ONLY:
+        if getattr(spec, name):
+            raise RefusedError(
+                f"{name} means nothing to the cpu backend",
+                hint="remove it, or choose a Neuron backend with --backend",
+            )
     for name, value in spec.extra.items():
         if name not in IMPLIED or value != IMPLIED[name] or type(value) is not type(IMPLIED[name]):
             raise RefusedError(
