@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:  # the command line reads this port, and starts without numpy
     import numpy as np
@@ -61,4 +61,16 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Release graphs, maps and threads; the runner is unusable afterwards."""
+        ...
+
+
+@runtime_checkable
+class SamplesOnDevice(Protocol):
+    """A runner whose graphs choose the token themselves and give no logits.
+
+    Its rows of logits hold 1 at the chosen token and 0 elsewhere.
+    """
+
+    def set_sampling(self, slot: int, *, temperature: float, top_k: int, top_p: float) -> None:
+        """How the tokens of the sequence that now has ``slot`` are chosen."""
         ...

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from neuron_artifacts.backends.runner import Runner
+from neuron_artifacts.backends.runner import Runner, SamplesOnDevice
 from neuron_artifacts.errors import (
     EngineBusyError,
     EngineError,
@@ -79,6 +79,7 @@ class Engine:
             seq_len=min(runner.seq_len, max(runner.token_generation_buckets)),
             max_context_length=runner.max_context_length,
             vocab_size=runner.vocab_size,
+            samples_on_device=isinstance(runner, SamplesOnDevice),
         )
         self._scheduler = Scheduler(runner.batch_size, max(runner.context_encoding_buckets))
         self._changed = threading.Condition()
@@ -115,7 +116,7 @@ class Engine:
         """
         self.check(request)
         sequences = [
-            Sequence(request, index, on_delta, self._tokenizer, self._limits.seq_len)
+            Sequence(request, index, on_delta, self._tokenizer, self._limits)
             for index in range(request.params.n)
         ]
         with self._changed:
@@ -234,6 +235,12 @@ class Engine:
 
     def _prefill(self, chunk: Chunk) -> int:
         sequence = chunk.sequence
+        if chunk.start == 0 and isinstance(self._runner, SamplesOnDevice):
+            params = sequence.request.params
+            self._runner.set_sampling(
+                sequence.held_slot, temperature=params.temperature, top_k=params.top_k,
+                top_p=params.top_p,
+            )  # fmt: skip
         logits = self._runner.prefill(sequence.held_slot, chunk.tokens, chunk.start)
         sequence.position += len(chunk.tokens)
         return 0 if sequence.in_prompt else self._accept(sequence, logits)

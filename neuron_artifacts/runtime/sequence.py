@@ -39,11 +39,15 @@ class EngineRequest:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a runner takes: positions a slot holds, positions a prompt may have, token ids."""
+    """What a runner takes: positions a slot holds, positions a prompt may have, token ids.
+
+    ``samples_on_device`` says that only the chosen token is known, not its logits.
+    """
 
     seq_len: int
     max_context_length: int
     vocab_size: int
+    samples_on_device: bool = False
 
     def check(self, request: EngineRequest) -> None:
         """Refuse what cannot be generated.
@@ -53,9 +57,12 @@ class Limits:
         ContextLengthError
             The prompt, or the prompt with ``max_tokens``, has no room.
         RequestError
-            The prompt is empty, or a token id lies outside the vocabulary.
+            The prompt is empty, a token id lies outside the vocabulary, or an option needs
+            logits and the graphs give none.
         """
         prompt, params = request.prompt_token_ids, request.params
+        if self.samples_on_device:
+            _check_device_options(params)
         if not prompt:
             raise RequestError("the prompt is empty", param="prompt")
         self._check_ids(prompt, "the prompt", "prompt")
@@ -86,6 +93,24 @@ class Limits:
             )
 
 
+_NEEDS_LOGITS = (
+    "logprobs", "seed", "min_p", "min_tokens", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "logit_bias",
+)  # fmt: skip
+
+
+def _check_device_options(params: SamplingParams) -> None:
+    """On-device sampling takes ``temperature``, ``top_k`` and ``top_p``, nothing else."""
+    plain = SamplingParams()
+    for name in _NEEDS_LOGITS:
+        if getattr(params, name) != getattr(plain, name):
+            raise RequestError(
+                f"{name} needs logits, and this artifact was compiled to sample on the device",
+                hint="leave it out, or compile without on_device_sampling_config",
+                param=name,
+            )
+
+
 class Sequence:
     """One of the ``n`` answers to a request, in a slot of its own once it is admitted.
 
@@ -98,7 +123,7 @@ class Sequence:
         index: int,
         on_delta: OnDelta,
         tokenizer: Tokenizer,
-        seq_len: int,
+        limits: Limits,
     ) -> None:
         params = request.params
         self.request, self.index, self.on_delta = request, index, on_delta
@@ -108,12 +133,14 @@ class Sequence:
         self.produced = 0
         self.finished = False
         self._tokenizer = tokenizer
-        room = seq_len - len(request.prompt_token_ids)
+        room = limits.seq_len - len(request.prompt_token_ids)
         self._max_tokens = room if params.max_tokens is None else params.max_tokens
         self._eos = frozenset(() if params.ignore_eos else tokenizer.eos_token_ids)
         self._stop_ids = frozenset(params.stop_token_ids)
+        # The device has chosen already: the host takes the token that is marked.
+        chosen = params.with_changes(temperature=0.0) if limits.samples_on_device else params
         self._sampler = Sampler(
-            params, prompt_token_ids=request.prompt_token_ids,
+            chosen, prompt_token_ids=request.prompt_token_ids,
             forbidden_early=self._eos | self._stop_ids, index=index,
         )  # fmt: skip
         self._detokenizer = Detokenizer(
