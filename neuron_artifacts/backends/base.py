@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from neuron_artifacts.artifact import Manifest
+from neuron_artifacts.artifact import GraphEntry, Manifest
 from neuron_artifacts.backends.runner import Runner
+from neuron_artifacts.events import Observer
 from neuron_artifacts.key import ArtifactKey
 from neuron_artifacts.model import ModelFile, ModelSnapshot
 from neuron_artifacts.neuron_config import NeuronConfig
@@ -60,6 +61,14 @@ class GraphCost:
 
 
 @dataclass(frozen=True)
+class BuiltDirectory:
+    """What a library wrote: its graphs, and what serving them takes beyond the directory."""
+
+    graphs: tuple[GraphEntry, ...]
+    serve: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class ResolvedSpec:
     """A request with every default filled in. ``work`` is the backend's own."""
 
@@ -93,6 +102,19 @@ class Backend(Protocol):
         """
         ...
 
+    def check_host(self, manifest: Manifest) -> list[str]:
+        """What keeps this machine from running the artifact, one line each."""
+        ...
+
+    def open_runner(self, directory: Path, manifest: Manifest, *, threads: int | None) -> Runner:
+        """Load a verified artifact. Never compiles."""
+        ...
+
+
+@runtime_checkable
+class GraphBackend(Backend, Protocol):
+    """Compiles graph by graph: each is a file of its own, and each can be reused alone."""
+
     def compile_graph(
         self, resolved: ResolvedSpec, task: GraphTask, destination: Path
     ) -> GraphCost:
@@ -103,10 +125,28 @@ class Backend(Protocol):
         """Write the converted copy of one weight file."""
         ...
 
-    def check_host(self, manifest: Manifest) -> list[str]:
-        """What keeps this machine from running the artifact, one line each."""
-        ...
 
-    def open_runner(self, directory: Path, manifest: Manifest, *, threads: int | None) -> Runner:
-        """Load a verified artifact. Never compiles."""
+@runtime_checkable
+class DirectoryBackend(Backend, Protocol):
+    """Drives a library that writes the whole directory at once."""
+
+    def build_directory(
+        self,
+        resolved: ResolvedSpec,
+        directory: Path,
+        *,
+        work: Path,
+        weights_only: bool,
+        observe: Observer,
+    ) -> BuiltDirectory:
+        """Write the artifact's files into ``directory``.
+
+        ``work`` is an empty directory of this build's own, the same one for the same graphs
+        whenever that is possible. With ``weights_only`` the graphs lie in ``directory`` already.
+
+        Raises
+        ------
+        CompileError
+            With the cause as far as it is known, and where the log lies.
+        """
         ...

@@ -8,8 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from neuron_artifacts.artifact import read_manifest
-from neuron_artifacts.backends.base import ResolvedSpec
-from neuron_artifacts.build.job import BuildJob, Outcome
+from neuron_artifacts.backends.base import DirectoryBackend, GraphBackend, ResolvedSpec
+from neuron_artifacts.backends.registry import get_backend
+from neuron_artifacts.build.directory import DirectoryJob
+from neuron_artifacts.build.graphs import GraphJob
+from neuron_artifacts.build.job import Outcome
 from neuron_artifacts.build.lookup import (
     check_build,
     destination_of,
@@ -69,8 +72,19 @@ def compile_artifact(
             decision = look_up(resolved, store, destination, force=force and not waits.seen)
         if _is_final(decision, destination):
             return replace(_hit(decision, clock), waited=waits.seen)
-        outcome = BuildJob(resolved, store, destination, decision, clock).run()
+        outcome = _carry_out(resolved, store, destination, decision, clock)
         return replace(outcome, waited=waits.seen)
+
+
+def _carry_out(
+    resolved: ResolvedSpec, store: LocalStore, destination: Path, decision: Decision, clock: Clock
+) -> Outcome:
+    backend = get_backend(resolved.backend)
+    if isinstance(backend, DirectoryBackend):
+        return DirectoryJob(backend, resolved, store, destination, decision, clock).run()
+    if isinstance(backend, GraphBackend):
+        return GraphJob(backend, resolved, store, destination, decision, clock).run()
+    raise AssertionError(f"{resolved.backend} builds neither graphs nor directories")
 
 
 class _Waits:

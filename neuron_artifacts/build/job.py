@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from neuron_artifacts._version import __version__
 from neuron_artifacts.artifact import GraphEntry, Manifest, read_manifest
-from neuron_artifacts.backends.base import ResolvedSpec
+from neuron_artifacts.backends.base import Backend, ResolvedSpec
 from neuron_artifacts.backends.checks import check_artifact
-from neuron_artifacts.backends.registry import get_backend
-from neuron_artifacts.build.lookup import compiler_jobs, refuse_foreign
-from neuron_artifacts.build.progress import ByteReport, Clock
+from neuron_artifacts.build.lookup import refuse_foreign
+from neuron_artifacts.build.progress import Clock
 from neuron_artifacts.errors import CorruptError, ModelNotFoundError, StoreError
 from neuron_artifacts.events import GraphChanged, GraphState, Note
 from neuron_artifacts.key import canonical_json
-from neuron_artifacts.model.snapshot import CONFIG_NAME, INDEX_NAME
-from neuron_artifacts.plan import Decision, GraphStep, WeightStep
+from neuron_artifacts.model.snapshot import CONFIG_NAME
+from neuron_artifacts.plan import Decision, GraphStep
 from neuron_artifacts.store import LocalStore, Staging
-from neuron_artifacts.store.staging import storing
 
 
 @dataclass(frozen=True)
@@ -38,25 +37,29 @@ class Outcome:
     waited: bool = False
 
 
-class BuildJob:
-    """One build: its parts share the staging directory and the clock."""
+class BuildJob(ABC):
+    """One build: its parts share the staging directory and the clock.
+
+    ``serve`` is what the backend adds to the manifest's serve recipe.
+    """
 
     def __init__(
         self,
+        backend: Backend,
         resolved: ResolvedSpec,
         store: LocalStore,
         destination: Path,
         decision: Decision,
         clock: Clock,
     ) -> None:
+        self.backend = backend
         self.resolved = resolved
         self.store = store
         self.destination = destination
         self.decision = decision
         self.clock = clock
         self.observe = clock.observe
-        self.jobs = compiler_jobs(resolved)
-        self.backend = get_backend(resolved.backend)
+        self.serve: dict[str, Any] = {}
 
     def run(self) -> Outcome:
         set_aside: list[Path] = []
@@ -75,111 +78,39 @@ class BuildJob:
             set_aside=tuple(set_aside),
         )  # fmt: skip
 
+    @abstractmethod
     def _lay_graphs(self, staging: Staging) -> list[GraphEntry]:
-        steps = list(self.decision.graphs)
-        entries: dict[int, GraphEntry] = {}
-        for number, step in enumerate(steps):
-            entry = self._reuse(staging, step)
-            if entry:
-                entries[number] = entry
-            else:
-                self._tell(step, "queued")
-        fresh = [number for number in range(len(steps)) if number not in entries]
-        pool = ThreadPoolExecutor(max_workers=max(1, min(self.jobs, len(fresh))))
-        try:
-            futures = {pool.submit(self._compile, staging, steps[n]): n for n in fresh}
-            _wait_for(futures)
-            entries.update({n: future.result() for future, n in futures.items()})
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-        for number in fresh:
-            staging.adopt(entries[number].file, "graph")
-        return [entries[number] for number in range(len(steps))]
+        """Reuse or compile every graph."""
 
-    def _reuse(self, staging: Staging, step: GraphStep) -> GraphEntry | None:
+    @abstractmethod
+    def _lay_weights(self, staging: Staging) -> None:
+        """Lay every weight file beside the graphs."""
+
+    def _place_graph(self, staging: Staging, step: GraphStep) -> GraphEntry | None:
+        """Take a graph from where it exists; ``None`` if it is not there or does not hold."""
         if step.source is None or step.entry is None or step.sha256 is None:
             return None
-        try:
-            staging.place(
-                step.source, step.task.file, "graph", sha256=step.sha256, may_hardlink=True
-            )
-        except (CorruptError, StoreError) as error:
-            self.observe(Note(f"{step.source} cannot be reused ({error}); compiling it"))
-            return None
+        if step.task.file not in staging:
+            try:
+                staging.place(
+                    step.source, step.task.file, "graph", sha256=step.sha256, may_hardlink=True
+                )
+            except (CorruptError, StoreError) as error:
+                self.observe(Note(f"{step.source} cannot be reused ({error}); compiling it"))
+                return None
         self._tell(step, "reused")
         return replace(
             step.entry, phase=step.task.phase, bucket=step.task.bucket, file=step.task.file,
             reused_from=step.source_key,
         )  # fmt: skip
 
-    def _compile(self, staging: Staging, step: GraphStep) -> GraphEntry:
-        self._tell(step, "compiling")
-        task = step.task
-        try:
-            with storing(staging.path):
-                cost = self.backend.compile_graph(self.resolved, task, staging.reserve(task.file))
-        except BaseException:
-            self._tell(step, "failed")
-            raise
-        self._tell(step, "compiled", cost.seconds)
-        return GraphEntry(
-            task.phase, task.bucket, task.file, task.digest, cost.seconds, cost.peak_memory_bytes
-        )
-
-    def _lay_weights(self, staging: Staging) -> None:
-        report = ByteReport(
-            "laying weights", sum(s.task.source.size for s in self.decision.weights), self.observe
-        )
-        for step in self.decision.weights:
-            name = f"weights/{step.task.source.name}"
-            if not self._reuse_weights(staging, step, name, report):
-                self._take_weights(staging, step, name, report)
-
-    def _reuse_weights(
-        self, staging: Staging, step: WeightStep, name: str, report: ByteReport
-    ) -> bool:
-        if step.source is None or step.sha256 is None:
-            return False
-        try:
-            staging.place(
-                step.source, name, "weights", sha256=step.sha256, may_hardlink=True,
-                on_bytes=report.add,
-            )  # fmt: skip
-        except (CorruptError, StoreError) as error:
-            self.observe(Note(f"{step.source} cannot be reused ({error})"))
-            return False
-        return True
-
-    def _take_weights(
-        self, staging: Staging, step: WeightStep, name: str, report: ByteReport
-    ) -> None:
-        source = step.task.source
-        if source.path is None:
-            raise ModelNotFoundError(
-                f"{source.name} is not on this machine, and the artifact that has it is damaged",
-                hint=f"remove {step.source and step.source.parent.parent} and run this again",
-            )
-        if step.task.stored_as:
-            with storing(staging.path):
-                self.backend.convert_weights(self.resolved, step.task, staging.reserve(name))
-            staging.adopt(name, "weights")
-            return
-        staging.place(
-            source.path, name, "weights", sha256=step.task.identity[0],
-            # A hub cache names a blob by its content and never rewrites it; a folder of the
-            # user's may be trained into again, which would reach into the artifact.
-            may_hardlink=source.known_sha256 is not None, on_bytes=report.add,
-        )  # fmt: skip
-
     def _lay_model_files(self, staging: Staging) -> None:
         model = self.resolved.model
-        staging.write(CONFIG_NAME, _pretty(model.config), "model")
-        staging.write(
-            "neuron_config.json", _pretty(self.resolved.neuron_config.document()), "model"
-        )
-        if model.index is not None:
-            staging.write(f"weights/{INDEX_NAME}", _pretty(model.index), "model")
+        if CONFIG_NAME not in staging:
+            staging.write(CONFIG_NAME, pretty(model.config), "model")
         for file in model.asset_files:
+            if file.name in staging:
+                continue
             if file.path is None:
                 raise ModelNotFoundError(f"{file.name} is not on this machine")
             staging.place(
@@ -209,6 +140,7 @@ class BuildJob:
                 "max_model_len": config.max_model_len,
                 "max_num_seqs": config.batch_size,
                 "served_model_name": resolved.model.name,
+                **self.serve,
             },
             created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             created_by=f"neuron-artifacts {__version__}",
@@ -243,12 +175,7 @@ class BuildJob:
         self.observe(GraphChanged(step.task.phase, step.task.bucket, state, seconds))
 
 
-def _wait_for(futures: Mapping[Future[GraphEntry], int]) -> None:
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    for future in done:
-        future.result()
-
-
-def _pretty(value: Mapping[str, object]) -> bytes:
+def pretty(value: Mapping[str, object]) -> bytes:
+    """JSON as people read it, for the small files of an artifact."""
     canonical_json(value)  # refuses what JSON cannot carry
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"

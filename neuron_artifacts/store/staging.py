@@ -65,6 +65,9 @@ class Staging:
         """What was laid in so far, by path."""
         return tuple(self._files[name] for name in sorted(self._files))
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
     def write(self, name: str, data: bytes, role: Role) -> None:
         """Add a small file."""
         target = self._target(name)
@@ -85,6 +88,22 @@ class Staging:
                 while chunk := file.read(CHUNK):
                     digest.update(chunk)
         self._seal(name, target, digest.hexdigest(), role)
+
+    def adopt_all(self, role: Callable[[str], Role]) -> None:
+        """Take in every file that somebody else has written below :attr:`path`.
+
+        Raises
+        ------
+        StoreError
+            Something there is neither a file nor a folder.
+        """
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path).as_posix()
+            if name in self._files or (path.is_dir() and not path.is_symlink()):
+                continue
+            if path.is_symlink() or not path.is_file():
+                raise StoreError(f"{name} is no plain file, and an artifact holds nothing else")
+            self.adopt(name, role(name))
 
     def place(
         self,

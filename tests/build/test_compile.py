@@ -11,8 +11,9 @@ import pytest
 
 import neuron_artifacts
 from neuron_artifacts.artifact import read_manifest, verify_artifact
+from neuron_artifacts.backends.cpu.adapter import CpuBackend
 from neuron_artifacts.build import Outcome, compile_artifact, look_up, resolve_request
-from neuron_artifacts.build.job import BuildJob
+from neuron_artifacts.build.graphs import GraphJob
 from neuron_artifacts.build.progress import Clock
 from neuron_artifacts.errors import RefusedError, ResourceError, SpecError, StoreError
 from neuron_artifacts.events import Event, GraphChanged, Note, PhaseEnded
@@ -238,7 +239,8 @@ def test_a_lender_that_vanishes_costs_a_compile_and_nothing_else(place: Path) ->
     assert decision.action == "relink"
     shutil.rmtree(old)
     events: list[Event] = []
-    outcome = BuildJob(resolved, store, destination, decision, Clock(events.append)).run()
+    clock = Clock(events.append)
+    outcome = GraphJob(CpuBackend(), resolved, store, destination, decision, clock).run()
     assert outcome.compiled == 3
     assert verify_artifact(outcome.path, "full").status == "ok"
     assert any(isinstance(e, Note) and "cannot be reused" in e.text for e in events)

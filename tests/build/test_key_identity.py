@@ -28,6 +28,7 @@ IRRELEVANT_OPTIONS = {
     "store": "where the artifact is put",
     "output": "where the artifact is put",
     "jobs": "how many compilers run at once",
+    "python": "which interpreter; what it holds is in the key itself",
     "origins": "where each value came from",
 }
 """Fields of a request that never enter a key."""
@@ -148,7 +149,9 @@ def test_every_option_changes_the_key_or_is_declared_irrelevant(tmp_path: Path) 
         "tp_degree": [2], "batch_size": [2], "seq_len": [128], "max_context_length": [32],
         "enable_bucketing": [False], "context_encoding_buckets": [(32,), (16, 64)],
         "token_generation_buckets": [(32, 64)], "torch_dtype": ["float32"],
-        "extra": [{"fused_qkv": True}],
+        "extra": [{"fused_qkv": True}], "speculative_model": [str(other)],
+        "num_speculative_tokens": [3], "speculative_method": ["eagle"],
+        "vllm_loader": ["vllm-main"], "allow_compile": [True], "python": ["/nowhere/python"],
     }  # fmt: skip
     assert set(changes) == set(CompileSpec.__dataclass_fields__), "a new field must be judged"
     for name, values in changes.items():

@@ -1,0 +1,64 @@
+"""Build through a library that writes the whole directory: one run gives all graphs or none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neuron_artifacts.artifact import GraphEntry
+from neuron_artifacts.artifact.manifest import Role
+from neuron_artifacts.backends import compiles
+from neuron_artifacts.backends.base import DirectoryBackend
+from neuron_artifacts.build.job import BuildJob
+from neuron_artifacts.build.progress import ByteReport
+from neuron_artifacts.build.workspace import workspace
+from neuron_artifacts.errors import ModelNotFoundError
+from neuron_artifacts.store import Staging
+
+
+class DirectoryJob(BuildJob):
+    """For a backend that drives a library; graphs that exist are kept, and only weights made."""
+
+    def __init__(self, backend: DirectoryBackend, *rest: Any) -> None:
+        super().__init__(backend, *rest)
+        self._library = backend
+
+    def _lay_graphs(self, staging: Staging) -> list[GraphEntry]:
+        steps = self.decision.graphs
+        placed = [self._place_graph(staging, step) for step in steps]
+        reused = [entry for entry in placed if entry is not None]
+        weights_only = len(reused) == len(steps)
+        if not weights_only:
+            compiles.record()
+            for step in steps:
+                self._tell(step, "queued")
+        with workspace(self.resolved.key.graphs_digest) as work:
+            built = self._library.build_directory(
+                self.resolved, staging.path, work=work, weights_only=weights_only,
+                observe=self.observe,
+            )  # fmt: skip
+        self.serve = dict(built.serve)
+        graphs = reused if weights_only else list(built.graphs)
+        files = {graph.file for graph in graphs}
+        staging.adopt_all(lambda name: _role(name, files))
+        return graphs
+
+    def _lay_weights(self, staging: Staging) -> None:
+        """Weights the library has not sharded: it reads the checkpoint beside its graphs."""
+        if any(file.role == "weights" for file in staging.files):
+            return
+        files = [step.task.source for step in self.decision.weights]
+        report = ByteReport("laying weights", sum(file.size for file in files), self.observe)
+        for file in files:
+            if file.path is None:
+                raise ModelNotFoundError(f"{file.name} is not on this machine")
+            staging.place(
+                file.path, file.name, "weights", sha256=self.resolved.model.sha256(file),
+                may_hardlink=file.known_sha256 is not None, on_bytes=report.add,
+            )  # fmt: skip
+
+
+def _role(name: str, graphs: set[str]) -> Role:
+    if name in graphs:
+        return "graph"
+    is_weights = "weights/" in name or name.endswith((".safetensors", ".bin"))
+    return "weights" if is_weights else "model"
