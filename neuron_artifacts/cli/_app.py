@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import typer
@@ -31,8 +32,9 @@ Exit codes: 0 ok or hit, 1 error, 2 usage, 3 miss, 4 incompatible, 5 corrupt, 6 
 7 refused by preflight, 130 interrupted.
 """
 
+Command = Callable[..., int | None]
 
-COMMANDS = {
+COMMANDS: dict[str, Command | dict[str, Command]] = {
     "compile": takes_spec(compile_.compile_command),
     "cache-lookup": takes_spec(lookup.lookup_command),
     "key": takes_spec(takes_vllm_options(key.key_command)),
@@ -44,6 +46,10 @@ COMMANDS = {
     "generate": generate.generate_command,
     "doctor": doctor.doctor_command,
 }
+"""A command, or a group of commands, each by the word that calls it."""
+
+GROUP_HELP: dict[str, str] = {}
+"""What each group is about."""
 
 
 def build_app() -> typer.Typer:
@@ -53,9 +59,20 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
     )  # fmt: skip
     app.callback(help=_reflow(HELP))(_root)
-    for name, command in COMMANDS.items():
-        app.command(name, help=_reflow(command.__doc__ or ""))(handle_errors(command))
+    _add_commands(app, COMMANDS)
     return app
+
+
+def _add_commands(app: typer.Typer, commands: Mapping[str, Command | dict[str, Command]]) -> None:
+    for name, command in commands.items():
+        if isinstance(command, dict):
+            group = typer.Typer(name=name, no_args_is_help=True, help=GROUP_HELP[name])
+            # Without a callback, typer would make a group of one command that command.
+            group.callback()(lambda: None)
+            _add_commands(group, command)
+            app.add_typer(group)
+        else:
+            app.command(name, help=_reflow(command.__doc__ or ""))(handle_errors(command))
 
 
 def _version(value: bool) -> None:
