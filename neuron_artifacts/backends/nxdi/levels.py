@@ -75,6 +75,18 @@ def level_of(name: str) -> SdkLevel:
     return SdkLevel(name, TRANSFORMERS[name])
 
 
+def level_of_release(version: str) -> SdkLevel | None:
+    """The SDK level whose NxD Inference has ``version``, where it is known here.
+
+    Releases are numbered on: 0.4.x came with SDK 2.24, 0.9.x with 2.29. The first, 0.1.x, is 2.21.
+    """
+    parts = version.split(".")
+    if len(parts) < 2 or parts[0] != "0" or not parts[1].isdigit():
+        return None
+    name = f"2.{20 + int(parts[1])}"
+    return SdkLevel(name, TRANSFORMERS[name]) if name in TRANSFORMERS else None
+
+
 def host_of(level: SdkLevel, target: str, environ: Mapping[str, str], python: str) -> Host:
     """The host from what was asked and the environment, whose variables win as they do there.
 

@@ -1,0 +1,162 @@
+"""The key document of a Neuron artifact: what shapes its graphs, and what is laid beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from neuron_artifacts.model import ModelFile, ModelSnapshot
+from neuron_artifacts.neuron_config import generate_buckets
+
+IRRELEVANT_FIELDS = frozenset({
+    "_name_or_path", "attention_dropout", "auto_map", "dtype", "embd_pdrop", "initializer_range",
+    "resid_pdrop", "torch_dtype", "transformers_version", "unsloth_fixed", "unsloth_version",
+    "use_cache",
+})  # fmt: skip
+"""Fields of ``config.json`` that reach no graph. The dtype is NeuronConfig's."""
+
+SERVING_FIELDS = ("bos_token_id", "eos_token_id")
+"""Fields that decide what is served, but no graph."""
+
+COMPILER_VARIABLES = (
+    "DISABLE_NUMERIC_CC_TOKEN", "NEURON_CC_FLAGS", "NEURON_COMBINE_KV_ALLOCATIONS",
+    "NEURON_FLOAT4X4_IS_FLOAT16", "NXD_LAYOUT_TRANSFORMATION_OPTIONS", "UNSAFE_FP8FNCAST",
+    "XLA_HANDLE_SPECIAL_SCALAR",
+)  # fmt: skip
+"""The environment variables that reach compiled code; no other one enters a key."""
+
+_RANKS = ("start_rank_id", "local_ranks_size")
+_PATHS = ("quantized_checkpoints_path",)
+_WRAPPER_FLAGS = ("--cache_dir", "--no_cache", "--retry_failed_compilation", "--log_level")
+_MIN_PREFIX_BUCKET = 512
+
+
+def graphs_document(
+    *,
+    backend: str,
+    target: str,
+    toolchain: Mapping[str, str],
+    config: Mapping[str, Any],
+    neuron_config: Mapping[str, Any],
+    environ: Mapping[str, str],
+    draft: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that shapes compiled code.
+
+    ``neuron_config`` is the finished NeuronConfig; which ranks are sharded here and where a
+    checkpoint lies do not shape a graph, so the nodes of one deployment share theirs.
+    """
+    document: dict[str, Any] = {
+        "backend": backend,
+        "target": target,
+        "toolchain": dict(toolchain),
+        "neuron_config": _plain({
+            name: value for name, value in neuron_config.items() if name not in (*_RANKS, *_PATHS)
+        }),
+        "model": _model_document(config),
+        "environment": compiler_environment(environ),
+    }  # fmt: skip
+    if draft is not None:
+        document["draft"] = _model_document(draft)
+    return document
+
+
+def weights_document(
+    model: ModelSnapshot,
+    neuron_config: Mapping[str, Any],
+    *,
+    draft: ModelSnapshot | None,
+    adapters: Mapping[str, Mapping[str, str]],
+) -> dict[str, Any]:
+    """Everything that is laid beside the graphs. ``adapters``: LoRA name to file to SHA-256."""
+    document: dict[str, Any] = {
+        "files": _digests(model, model.weight_files),
+        "assets": {file.name: model.sha256(file) for file in model.asset_files},
+        "serving": {
+            name: model.config[name]
+            for name in SERVING_FIELDS
+            if model.config.get(name) is not None
+        },
+        "ranks": {name: neuron_config.get(name) for name in _RANKS},
+    }
+    if draft is not None:
+        document["draft"] = _digests(draft, draft.weight_files)
+    if adapters:
+        document["lora"] = {name: dict(files) for name, files in adapters.items()}
+    return document
+
+
+def compiler_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that reach compiled code, without flags that only steer the cache."""
+    found = {name: environ[name] for name in COMPILER_VARIABLES if environ.get(name)}
+    flags = [
+        word
+        for word in found.pop("NEURON_CC_FLAGS", "").split()
+        if not word.startswith(_WRAPPER_FLAGS)
+    ]
+    return {**found, "NEURON_CC_FLAGS": " ".join(flags)} if flags else found
+
+
+def list_graphs(neuron_config: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """Phases with their buckets, in the order NxD Inference builds them.
+
+    Source: ``models/model_base.py``, ``enable_context_encoding`` and its siblings, and
+    ``modules/autobucketing.py``. With prefix caching a bucket is its prefill length.
+    """
+    fields = neuron_config
+    context = _buckets(fields, "context_encoding_buckets", fields["max_context_length"])
+    decoding = _buckets(fields, "token_generation_buckets", fields["max_length"])
+    if fields.get("is_prefix_caching") and not fields.get("context_encoding_buckets"):
+        context = generate_buckets(_MIN_PREFIX_BUCKET, fields["max_context_length"])
+    return (
+        *(("context_encoding", bucket) for bucket in context),
+        *((_decoding_phase(fields), bucket) for bucket in decoding),
+    )
+
+
+def _decoding_phase(fields: Mapping[str, Any]) -> str:
+    if fields.get("enable_fused_speculation"):
+        return "fused_speculation"
+    if fields.get("speculation_length"):
+        return "speculation"
+    return "medusa_speculation" if fields.get("is_medusa") else "token_generation"
+
+
+def _buckets(fields: Mapping[str, Any], name: str, maximum: int) -> tuple[int, ...]:
+    if not fields.get("enable_bucketing"):
+        return (maximum,)
+    explicit = fields.get(name)
+    return tuple(explicit) if explicit else generate_buckets(128, maximum)
+
+
+def _model_document(config: Mapping[str, Any]) -> Any:
+    """A model's configuration without what reaches no graph, at every depth."""
+    left_out = {*IRRELEVANT_FIELDS, *SERVING_FIELDS}
+    return _plain({
+        name: _model_document(value) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if name not in left_out
+    })  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """As a key document holds it: infinities as text, an adapter's place left out."""
+    if isinstance(value, Mapping):
+        return {
+            str(name): sorted(entry) if _is_adapters(name, entry) else _plain(entry)
+            for name, entry in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value
+
+
+def _is_adapters(name: object, value: object) -> bool:
+    return name in ("lora_ckpt_paths", "lora_ckpt_paths_cpu") and isinstance(value, Mapping)
+
+
+def _digests(model: ModelSnapshot, files: tuple[ModelFile, ...]) -> dict[str, dict[str, str]]:
+    return {file.name: {"sha256": model.sha256(file)} for file in files}
