@@ -1,0 +1,1 @@
+"""Compile caches that Neuron libraries keep on this machine."""
