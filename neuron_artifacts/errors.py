@@ -22,6 +22,7 @@ line ends with. The library never prints them; :mod:`neuron_artifacts.cli` does,
     │   └── HubError                1   the hub did not answer, or refused
     ├── ToolchainError              1   a compiler is missing or does not work
     │   └── CompileError            1   the compiler ran and failed
+    │       └── CompileInterruptedError  130   somebody ended the compiler
     ├── StoreError                  1   the store cannot be read or written
     ├── ServeError                  1   the server cannot start
     │   └── EngineError             1   the engine stopped, or the model gave no usable logits
@@ -132,11 +133,21 @@ class ToolchainError(NeuronArtifactsError):
 
 
 class CompileError(ToolchainError):
-    """A compiler ran and failed; ``log`` holds what it printed."""
+    """A compiler ran and failed.
 
-    def __init__(self, message: str, *, hint: str | None = None, log: str = "") -> None:
+    ``log`` holds what it printed, and ``cause`` names why, as
+    :class:`neuron_artifacts.worker.causes.Cause` does.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, log: str = "", cause: str = "unknown"
+    ) -> None:
         super().__init__(message, hint=hint)
-        self.log = log
+        self.log, self.cause = log, cause
+
+
+class CompileInterruptedError(CompileError):
+    exit_code = ExitCode.INTERRUPTED
 
 
 class StoreError(NeuronArtifactsError):
