@@ -27,6 +27,7 @@ from neuron_artifacts.plan import Decision
 from neuron_artifacts.preflight import check_writable
 from neuron_artifacts.spec import CompileSpec
 from neuron_artifacts.store import LocalStore
+from neuron_artifacts.store.leases import mark_used
 
 __all__ = [
     "Outcome",
@@ -119,4 +120,5 @@ def _is_final(decision: Decision, destination: Path) -> bool:
 def _hit(decision: Decision, clock: Clock) -> Outcome:
     if decision.artifact is None:
         raise AssertionError("a hit has an artifact")
+    mark_used(decision.artifact)
     return Outcome(decision, decision.artifact, read_manifest(decision.artifact), clock.seconds)

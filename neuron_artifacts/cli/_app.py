@@ -14,6 +14,7 @@ from neuron_artifacts.cli import (
     compile_,
     diff,
     doctor,
+    gc,
     generate,
     inspect_,
     key,
@@ -44,6 +45,9 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "validate": validate.validate_command,
     "serve": serve.serve_command,
     "generate": generate.generate_command,
+    "gc": gc.gc_command,
+    "pin": gc.pin_command,
+    "unpin": gc.unpin_command,
     "doctor": doctor.doctor_command,
 }
 """A command, or a group of commands, each by the word that calls it."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from neuron_artifacts.errors import UsageError
 from neuron_artifacts.events import BytesMoved, Observer, PhaseEnded, ignore
 from neuron_artifacts.model.snapshot import GENERATION_NAME, read_json
 from neuron_artifacts.spec import ARTIFACTS_VARIABLE
+from neuron_artifacts.store.leases import hold
 
 if TYPE_CHECKING:
     from neuron_artifacts.runtime.tokenizer import Tokenizer
@@ -92,12 +95,17 @@ def load_artifact(
         began = now
         observe(PhaseEnded(phase, seconds[phase]))
 
-    manifest = _verify(directory, verify, observe)
-    end("verify")
     from neuron_artifacts.runtime.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.load(directory)
-    runner = backend_of_artifact(manifest.backend).open_runner(directory, manifest, threads=threads)
+    with ExitStack() as held:
+        held.enter_context(hold(directory.absolute()))
+        manifest = _verify(directory, verify, observe)
+        end("verify")
+        tokenizer = Tokenizer.load(directory)
+        backend = backend_of_artifact(manifest.backend)
+        runner = backend.open_runner(directory, manifest, threads=threads)
+        # Whatever becomes of the runner, the artifact is held as long as it exists.
+        weakref.finalize(runner, held.pop_all().close)
     generation = directory / GENERATION_NAME
     config = read_json(generation) if generation.is_file() else {}
     end("load")

@@ -13,10 +13,9 @@ from pathlib import Path
 from neuron_artifacts._files import DigestCache
 from neuron_artifacts.artifact import MANIFEST_NAME, Manifest, read_manifest
 from neuron_artifacts.errors import NeuronArtifactsError, StoreError
+from neuron_artifacts.store.leases import STORE_NAME
 from neuron_artifacts.store.owner import is_abandoned
 from neuron_artifacts.store.staging import Staging, rename_without_replacing, storing
-
-STORE_NAME = "neuron-compiled-artifacts"
 
 
 class LocalStore:

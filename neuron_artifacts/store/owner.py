@@ -51,18 +51,28 @@ class Owner:
         return cls(host, boot, namespace, int(pid), int(started))
 
 
+def is_alive(owner: Owner) -> bool | None:
+    """Whether a process lives, as far as it can be known from here: else ``None``."""
+    me = Owner.current()
+    if owner.host != me.host:
+        return None
+    if owner.boot != me.boot:
+        return False
+    if owner.namespace != me.namespace:
+        return None
+    return _started(str(owner.pid)) == owner.started
+
+
 def is_abandoned(directory: Path, *, now: float | None = None) -> bool:
     """Whether nobody can still be writing into a temporary directory.
 
     On this host the owner's process is looked up; for another host, another container, or a
     directory without an owner only time tells.
     """
-    owner, me = Owner.parse(directory.name), Owner.current()
-    if owner and owner.host == me.host:
-        if owner.boot != me.boot:
-            return True
-        if owner.namespace == me.namespace:
-            return _started(str(owner.pid)) != owner.started
+    owner = Owner.parse(directory.name)
+    alive = is_alive(owner) if owner else None
+    if alive is not None:
+        return not alive
     now = time.time() if now is None else now
     try:
         newest = max((p.lstat().st_mtime for p in directory.rglob("*")), default=0.0)

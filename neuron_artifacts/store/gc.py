@@ -1,0 +1,225 @@
+"""Garbage collection of a local store: a pure plan, and a removal nobody can be surprised by.
+
+An artifact is moved to ``.trash`` first and looked at once more: a lease that appeared meanwhile
+brings it back. So nothing goes that a living process reads.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuron_artifacts.artifact import MANIFEST_NAME
+from neuron_artifacts.errors import MissError
+from neuron_artifacts.store.leases import (
+    collect_leases,
+    holders,
+    is_pinned,
+    last_used,
+    store_time,
+)
+from neuron_artifacts.store.local import LocalStore
+from neuron_artifacts.store.owner import Owner, is_abandoned
+from neuron_artifacts.store.staging import rename_without_replacing, storing
+
+TRASH, SET_ASIDE = ".trash", ".set-aside"
+
+Inode = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One directory of a store. ``inodes`` maps each file to its bytes on disk.
+
+    ``holders`` are live leases. ``is_broken`` marks what was set aside.
+    """
+
+    path: Path
+    last_used: float
+    inodes: Mapping[Inode, int]
+    pinned: bool = False
+    holders: tuple[str, ...] = ()
+    is_broken: bool = False
+
+    @property
+    def is_protected(self) -> bool:
+        return self.pinned or bool(self.holders)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What goes and why; ``freed`` counts bytes that no other entry shares."""
+
+    entry: Entry
+    reason: str
+    freed: int
+
+
+@dataclass(frozen=True)
+class CollectionPlan:
+    """What would go, what stays although a limit is exceeded, and sizes before and after."""
+
+    removals: tuple[Removal, ...]
+    protected: tuple[Entry, ...]
+    size: int
+
+    @property
+    def freed(self) -> int:
+        return sum(removal.freed for removal in self.removals)
+
+
+def plan_collection(
+    entries: Sequence[Entry],
+    *,
+    now: float,
+    max_size: int | None = None,
+    older_than: float | None = None,
+    keep: int = 0,
+) -> CollectionPlan:
+    """Least recently used first; what was set aside before what is whole.
+
+    Parameters
+    ----------
+    max_size:
+        Bytes the store may take; the least recently used go until it fits.
+    older_than:
+        Seconds; whatever was not used for longer goes.
+    keep:
+        The most recently used artifacts that stay in any case.
+    """
+    whole = sorted((e for e in entries if not e.is_broken), key=lambda e: -e.last_used)
+    kept = {entry.path for entry in whole[:keep]}
+    order = sorted(entries, key=lambda e: (not e.is_broken, e.last_used))
+    shares = Counter(inode for entry in entries for inode in entry.inodes)
+    sizes = {inode: size for entry in entries for inode, size in entry.inodes.items()}
+    left = total = sum(sizes.values())
+    removals, protected = [], []
+    for entry in order:
+        old = older_than is not None and now - entry.last_used > older_than
+        big = max_size is not None and left > max_size
+        if not (old or big) or entry.path in kept:
+            continue
+        if entry.is_protected:
+            protected.append(entry)
+            continue
+        shares.subtract(entry.inodes.keys())
+        freed = sum(size for inode, size in entry.inodes.items() if not shares[inode])
+        left -= freed
+        removals.append(Removal(entry, "unused for too long" if old else "over --max-size", freed))
+    return CollectionPlan(tuple(removals), tuple(protected), total)
+
+
+def take_inventory(store: LocalStore) -> tuple[list[Entry], float]:
+    """Every artifact and everything set aside, with the store's own time.
+
+    Raises
+    ------
+    StoreError
+        The store cannot be read or written.
+    """
+    with storing(store.root):
+        now = store_time(store.root)
+        aside = store.root / SET_ASIDE
+        broken = [path for path in aside.glob("*") if path.is_dir()] if aside.is_dir() else []
+        files = {path: _files(path) for path in [*store.directories(), *broken]}
+    inside = Counter(inode for found in files.values() for inode, _, _ in found)
+    # A file that lies elsewhere too, in a model cache say, frees nothing when it goes here.
+    inodes = {
+        path: {inode: size for inode, size, links in found if links <= inside[inode]}
+        for path, found in files.items()
+    }
+    whole = [
+        Entry(path, last_used(path), inodes[path], is_pinned(path), holders(path, now))
+        for path in files
+        if path not in broken
+    ]
+    return [
+        *whole,
+        *(Entry(path, last_used(path), inodes[path], is_broken=True) for path in broken),
+    ], now
+
+
+def remove(store: LocalStore, removals: Sequence[Removal]) -> list[Removal]:
+    """Carry a plan out; gives what really went. What came into use meanwhile stays."""
+    return [removal for removal in removals if _remove(store, removal.entry.path)]
+
+
+def collect_litter(store: LocalStore) -> list[Path]:
+    """Remove temporaries, trash and leases of processes that are gone, and unused locks."""
+    gone = store.collect_abandoned()
+    trash = store.root / TRASH
+    for path in trash.glob("*") if trash.is_dir() else ():
+        if is_abandoned(path):
+            shutil.rmtree(path, ignore_errors=True)
+            gone.append(path)
+    with suppress(OSError):
+        collect_leases(store.root, store_time(store.root))
+    return gone
+
+
+def _files(directory: Path) -> list[tuple[Inode, int, int]]:
+    """Inode, bytes on disk and number of links of every file below."""
+    found = []
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with suppress(OSError):
+                stat = os.lstat(Path(folder) / name)
+                found.append(((stat.st_dev, stat.st_ino), stat.st_blocks * 512, stat.st_nlink))
+    return found
+
+
+def _remove(store: LocalStore, path: Path) -> bool:
+    trash = store.root / TRASH
+    target = trash / f"{path.name}-{Owner.current().token}-{secrets.token_hex(4)}"
+    with storing(trash):
+        trash.mkdir(exist_ok=True)
+        if path.parent == store.root and _is_wanted(store, path):
+            return False
+        try:
+            moved = rename_without_replacing(path, target)
+        except FileNotFoundError:
+            return False
+        if not moved:
+            return False
+    if path.parent == store.root and _is_wanted(store, path):
+        _put_back(target, path)
+        return False
+    shutil.rmtree(target, ignore_errors=True)
+    return True
+
+
+def _is_wanted(store: LocalStore, path: Path) -> bool:
+    return is_pinned(path) or bool(holders(path, store_time(store.root)))
+
+
+def _put_back(target: Path, path: Path) -> None:
+    """If somebody has built it again meanwhile, theirs is as good: the key is the same."""
+    with storing(path):
+        if not rename_without_replacing(target, path):
+            shutil.rmtree(target, ignore_errors=True)
+
+
+def find_artifact(store: LocalStore, name: str) -> Path:
+    """An artifact by its key, the unique beginning of one, or its directory.
+
+    Raises
+    ------
+    MissError
+        There is none, or several begin so.
+    """
+    if name and (Path(name) / MANIFEST_NAME).is_file():
+        return Path(name).absolute()
+    found = [path for path in store.directories() if path.name.startswith(name)]
+    if len(found) != 1:
+        raise MissError(
+            f"{store.root} has {'no artifact' if not found else f'{len(found)} artifacts'} "
+            f"whose key begins with {name!r}",
+            hint="`neuron-artifacts list` shows what is there",
+        )
+    return found[0]
