@@ -119,7 +119,7 @@ def summarise(modules: Iterable[Module]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str | None], list[Module]] = {}
     for module in modules:
         groups.setdefault((module.compiler, module.target), []).append(module)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (compiler, target), members in sorted(groups.items(), key=_by_name):
         states = Counter(module.state for module in members)
         counts = {state: states[state] for state in STATES}

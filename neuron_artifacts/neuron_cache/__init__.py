@@ -1,6 +1,8 @@
 """Reader of Neuron cache repositories on a Hugging Face hub, as optimum-neuron fills them."""
 
 from neuron_artifacts.neuron_cache.client import CacheRepository, Hub
+from neuron_artifacts.neuron_cache.gate import Admission, may_compile
+from neuron_artifacts.neuron_cache.inquiry import CacheAnswer, CacheOptions, Inquiry, request_of
 from neuron_artifacts.neuron_cache.lookup import (
     PUBLIC_REPOSITORY,
     default_repositories,
@@ -19,8 +21,9 @@ from neuron_artifacts.neuron_cache.subject import (
 )
 
 __all__ = [
-    "PUBLIC_REPOSITORY", "CacheRepository", "CacheRequest", "Difference", "Entry", "Hub",
-    "ModelConfig", "Near", "Nearest", "PreExported", "Row", "Skipped", "SourceOutcome",
-    "VersionLock", "default_repositories", "find_pre_exported", "list_entries", "look_up",
-    "open_model", "read_config",
+    "PUBLIC_REPOSITORY", "Admission", "CacheAnswer", "CacheOptions", "CacheRepository",
+    "CacheRequest", "Difference", "Entry", "Hub", "Inquiry", "ModelConfig", "Near", "Nearest",
+    "PreExported", "Row", "Skipped", "SourceOutcome", "VersionLock", "default_repositories",
+    "find_pre_exported", "list_entries", "look_up", "may_compile", "open_model", "read_config",
+    "request_of",
 ]  # fmt: skip

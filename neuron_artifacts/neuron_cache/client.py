@@ -151,9 +151,11 @@ class CacheRepository:
         found = in_parallel(self._read_one, items)
         return {item.path: data for item, data in zip(items, found, strict=True)}
 
-    def exist(self, paths: Sequence[str]) -> frozenset[str]:
-        """Which of these files and folders there are, with one request."""
-        if not paths or self.hub.offline:
+    def exist(self, paths: Sequence[str]) -> frozenset[str] | None:
+        """Which of these files and folders there are, with one request; offline nobody knows."""
+        if self.hub.offline:
+            return None
+        if not paths:
             return frozenset()
         commit = self.commit or self.find_commit()
         url = self.hub.url("api/models", self.repo_id, "paths-info", commit)

@@ -23,6 +23,10 @@ _NOT_SHAPE = frozenset({
 })  # fmt: skip
 """Fields of a traced entry that a row gives under other names, or that no user asks for."""
 
+SHAPE = ("batch_size", "sequence_length", "tp_degree", "dtype", "target")
+"""What people tell decoders' rows apart by."""
+_TRACED = ("auto_cast", "auto_cast_type", "instance_type", "tensor_parallel_size")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -41,6 +45,14 @@ class Row:
     compiler: str
     module: str | None = None
     proved: bool | None = None
+
+    def summary(self) -> str:
+        """The configuration in one line, under the row's own names."""
+        if self.kind == "decoder":
+            shape = {name: self.shape.get(name) for name in SHAPE}
+        else:
+            shape = {n: v for n, v in self.shape.items() if n.startswith("static_") or n in _TRACED}
+        return " ".join(f"{name}={value}" for name, value in shape.items())
 
     def document(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -63,6 +75,11 @@ class Near:
 
     row: Row
     differences: tuple[Difference, ...]
+
+    def summary(self) -> str:
+        """The row and what differs, in one line."""
+        told = ", ".join(f"{d.field} {d.cached} instead of {d.asked}" for d in self.differences)
+        return f"{self.row.summary()}, release {self.row.release}: {told or 'as asked'}"
 
     def document(self) -> dict[str, Any]:
         rows = [{"field": d.field, "asked": d.asked, "cached": d.cached} for d in self.differences]
