@@ -13,6 +13,7 @@ from neuron_artifacts.backends.registry import get_backend
 from neuron_artifacts.build.directory import DirectoryJob
 from neuron_artifacts.build.graphs import GraphJob
 from neuron_artifacts.build.job import Outcome
+from neuron_artifacts.build.known import refuse_known_failure, remembering_failure
 from neuron_artifacts.build.lookup import (
     check_build,
     destination_of,
@@ -46,8 +47,12 @@ def compile_artifact(
     observe: Observer = ignore,
     force: bool = False,
     skip_preflight: bool = False,
+    retry: bool = False,
 ) -> Outcome:
-    """Give the artifact for ``spec``: found, relinked, or compiled as far as it must be."""
+    """Give the artifact for ``spec``: found, relinked, or compiled as far as it must be.
+
+    What is known to fail is refused unless ``retry`` or ``force`` is given.
+    """
     environ = os.environ if environ is None else environ
     clock = Clock(observe)
     with clock.phase("resolve"):
@@ -60,6 +65,8 @@ def compile_artifact(
         decision = look_up(resolved, store, destination, force=force)
     if _is_final(decision, destination):
         return _hit(decision, clock)
+    if not (retry or force):
+        refuse_known_failure(resolved, decision, store)
     check_writable(destination.parent)
     if not skip_preflight:
         check_build(resolved, decision, destination)
@@ -73,7 +80,8 @@ def compile_artifact(
             decision = look_up(resolved, store, destination, force=force and not waits.seen)
         if _is_final(decision, destination):
             return replace(_hit(decision, clock), waited=waits.seen)
-        outcome = _carry_out(resolved, store, destination, decision, clock)
+        with remembering_failure(resolved, store):
+            outcome = _carry_out(resolved, store, destination, decision, clock)
         return replace(outcome, waited=waits.seen)
 
 

@@ -30,6 +30,9 @@ def compile_command(
         bool,
         typer.Option("--skip-preflight", help="Build although memory or disk look too small."),
     ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Build although the same build is known to fail.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Compile MODEL into an artifact directory, reusing whatever exists.
@@ -49,7 +52,7 @@ def compile_command(
 
     with show_progress() as observe:
         outcome = compile_artifact(
-            spec, observe=observe, force=force, skip_preflight=skip_preflight
+            spec, observe=observe, force=force, skip_preflight=skip_preflight, retry=retry
         )
     if as_json:
         _output.print_json(_outcome_json(outcome))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from neuron_artifacts.artifact import MANIFEST_NAME
 from neuron_artifacts.errors import MissError
+from neuron_artifacts.store.failures import collect_failures
 from neuron_artifacts.store.leases import (
     collect_leases,
     holders,
@@ -160,6 +161,7 @@ def collect_litter(store: LocalStore) -> list[Path]:
             gone.append(path)
     with suppress(OSError):
         collect_leases(store.root, store_time(store.root))
+    collect_failures(store.root)
     return gone
 
 

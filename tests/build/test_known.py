@@ -1,0 +1,52 @@
+"""A build that failed for good is refused the next time, until it is asked for again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuron_artifacts.backends.cpu.adapter import CpuBackend
+from neuron_artifacts.build import compile_artifact
+from neuron_artifacts.errors import CompileError, RefusedError
+from neuron_artifacts.spec import CompileSpec, resolve_spec
+from tests.models import SMALL, copy_model
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> CompileSpec:
+    model = copy_model(tmp_path / "m")
+    return resolve_spec({"model": str(model), "store": str(tmp_path), **SMALL}, environ={})
+
+
+def fail_with(cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_graph(*_: Any) -> Any:
+        raise CompileError("the compiler gave up", log="why", cause=cause)
+
+    monkeypatch.setattr(CpuBackend, "compile_graph", compile_graph)
+
+
+def test_a_permanent_failure_is_refused_with_its_cause(
+    spec: CompileSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_with("unsupported_operator", patch)
+        with pytest.raises(CompileError):
+            compile_artifact(spec, environ={})
+    with pytest.raises(RefusedError, match=r"unsupported operator.*the compiler gave up") as caught:
+        compile_artifact(spec, environ={})
+    assert "--retry" in (caught.value.hint or "")
+    assert compile_artifact(spec, environ={}, retry=True).compiled == 3
+    assert compile_artifact(spec, environ={}).decision.action == "hit"
+
+
+@pytest.mark.parametrize("cause", ["interrupted", "host_memory", "disk_full", "unknown"])
+def test_a_passing_failure_is_not_remembered(
+    cause: str, spec: CompileSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_with(cause, patch)
+        with pytest.raises(CompileError):
+            compile_artifact(spec, environ={})
+    assert compile_artifact(spec, environ={}).compiled == 3
