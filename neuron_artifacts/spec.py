@@ -78,15 +78,17 @@ def merge_sources(
     *,
     environ: Mapping[str, str] | None = None,
     config_file: Path | None = None,
+    needs_model: bool = True,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Merge the four sources as they are, with each value's origin.
 
-    ``None`` among ``flags`` means not given. ``override_neuron_config`` is left unapplied.
+    ``None`` among ``flags`` means not given. ``override_neuron_config`` is left unapplied. Where
+    none is needed, a model that nobody named is an empty name.
 
     Raises
     ------
     SpecError
-        An unknown name, a value of the wrong type or range, or no model at all.
+        An unknown name, a value of the wrong type or range, or no model where one is needed.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {name: default for name, (_, default) in _FIELDS.items()}
@@ -100,7 +102,9 @@ def merge_sources(
     for layer, origin in layers:
         _lay_over(values, origins, layer, origin)
     if not values["model"]:
-        raise SpecError("no model given", hint="name a model folder or a hub id, e.g. org/name")
+        if needs_model:
+            raise SpecError("no model given", hint="name a model folder or a hub id, e.g. org/name")
+        values["model"] = ""
     return values, origins
 
 
@@ -109,15 +113,18 @@ def resolve_spec(
     *,
     environ: Mapping[str, str] | None = None,
     config_file: Path | None = None,
+    needs_model: bool = True,
 ) -> CompileSpec:
     """Merge the four sources, then lay ``override_neuron_config`` over them, as vLLM does.
 
     Raises
     ------
     SpecError
-        An unknown name, a value of the wrong type or range, or no model at all.
+        An unknown name, a value of the wrong type or range, or no model where one is needed.
     """
-    values, origins = merge_sources(flags, environ=environ, config_file=config_file)
+    values, origins = merge_sources(
+        flags, environ=environ, config_file=config_file, needs_model=needs_model
+    )
     extra = _apply_override(values, origins)
     return CompileSpec(extra=extra, origins=origins, **values)
 

@@ -1,25 +1,45 @@
-"""``cache-lookup``: what ``compile`` would do, and why, without doing it."""
+"""``cache-lookup``: whether what ``compile`` would give exists somewhere, without compiling."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neuron_artifacts.cli import _output, _render
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, SpecSources
 from neuron_artifacts.cli._progress import show_progress
-from neuron_artifacts.errors import ExitCode, UsageError
-from neuron_artifacts.spec import CompileSpec
+from neuron_artifacts.errors import ExitCode, SpecError, UsageError
+from neuron_artifacts.spec import CompileSpec, resolve_spec
 
-HUB = "Hugging Face Neuron cache (--backend optimum)"
+if TYPE_CHECKING:
+    from neuron_artifacts.neuron_cache import CacheOptions
+    from neuron_artifacts.sources import Source
+
+WHERE = "Which sources"
+HUB = "Hugging Face Neuron cache"
 
 
 def lookup_command(
     *,
-    spec: CompileSpec,
+    sources: SpecSources,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", metavar="NAME", rich_help_panel=WHERE,
+                     help="Ask this one only (again for more): store, neuron-cache, "
+                     "vllm-neuron-cache, remotes, a remote's name, or hf. "
+                     "(default: those whose graphs the backend can use)"),
+    ] = None,
+    all_sources: Annotated[
+        bool, typer.Option("--all-sources", rich_help_panel=WHERE, help="Ask every source.")
+    ] = False,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", rich_help_panel=WHERE,
+                     help="Ask no network; the hub's answers are those it gave before."),
+    ] = False,
     cache_repo: Annotated[
         list[str] | None,
         typer.Option("--cache-repo", metavar="ORG/NAME", rich_help_panel=HUB,
@@ -39,39 +59,79 @@ def lookup_command(
     task: Annotated[
         str | None, typer.Option("--task", rich_help_panel=HUB, help="Task of the export.")
     ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", rich_help_panel=HUB, help="Only what was asked before.")
-    ] = False,
     prove: Annotated[
         bool, typer.Option("--prove", rich_help_panel=HUB, help="Check traced entries' graphs.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:  # fmt: skip
-    """Say whether an artifact for MODEL exists, and if not, what is nearest.
+    """Say whether what MODEL needs is compiled already, and if not, what is nearest.
 
-    Exits with 0 on a hit and 3 otherwise: relink (only weights differ), partial (some graphs
-    exist) or miss. With --backend optimum the Hugging Face Neuron cache is asked instead of the
-    local store.
+    Asks this store, the compile caches of this machine, the configured remotes and, with
+    --backend optimum, the Hugging Face Neuron cache. Exits with 0 if a source has exactly what
+    was asked for, else with 3. Without MODEL, lists what all of them hold.
     """
-    if spec.backend != "optimum":
-        if cache_repo or release or compiler or task or offline or prove:
-            raise UsageError(
-                "--cache-repo, --release, --compiler, --task, --offline and --prove ask the "
-                "Hugging Face Neuron cache",
-                hint="add --backend optimum",
-            )
-        return look_up_spec(spec, as_json)
-    from neuron_artifacts.cli.neuron_cache import look_up_hub_cache, render_sources, sources_json
+    from neuron_artifacts.neuron_cache import CacheOptions
+    from neuron_artifacts.sources import choose_sources
 
-    found = look_up_hub_cache(
-        spec, repos=cache_repo or (), release=release, compiler=compiler, task=task,
-        offline=offline, prove=prove,
+    spec = resolve_spec(sources.flags, config_file=sources.config_file, needs_model=False)
+    options = CacheOptions(tuple(cache_repo or ()), release, compiler, task, prove)
+    told = spec.origins["backend"] != "default"
+    asked = choose_sources(
+        spec.backend if spec.model or told else None, store=spec.store, environ=os.environ,
+        options=options, names=source or (), every=all_sources,
     )  # fmt: skip
+    _refuse_idle_options(options, asked)
+    if not spec.model:
+        return _list(spec, asked, offline, as_json)
+    return _look_up(spec, asked, options, offline, as_json)
+
+
+def _look_up(
+    spec: CompileSpec, asked: list[Source], options: CacheOptions, offline: bool, as_json: bool
+) -> int:
+    from neuron_artifacts.cli import _sources
+    from neuron_artifacts.sources import Lookup, look_up_everywhere
+
+    with show_progress() as observe:
+        lookup = Lookup(spec, environ=os.environ, options=options, offline=offline, observe=observe)
+        found = look_up_everywhere(lookup, asked)
     if as_json:
-        _output.print_json(sources_json(found))
+        _output.print_json(_sources.lookup_json(found))
     else:
-        _output.write(render_sources(found))
-    return found.exit_code
+        _output.write(_sources.lookup_text(found))
+    return 0 if found.found else ExitCode.MISS
+
+
+def _list(spec: CompileSpec, asked: list[Source], offline: bool, as_json: bool) -> int:
+    from neuron_artifacts.cli import _sources
+    from neuron_artifacts.sources import list_everywhere
+
+    shaping = [n for n, o in spec.origins.items() if o != "default" and n not in _PLACES]
+    if shaping:
+        raise SpecError(
+            f"no model given, but {', '.join(shaping)}",
+            hint="name a model, or leave the configuration off to list what exists",
+        )
+    listings = list_everywhere(asked, offline=offline)
+    if as_json:
+        _output.print_json({"sources": [listing.document() for listing in listings]})
+    else:
+        _output.write(_sources.listings_text(listings))
+    return 0
+
+
+_PLACES = ("model", "backend", "store", "output", "jobs")
+
+
+def _refuse_idle_options(options: CacheOptions, asked: list[Source]) -> None:
+    """An option that does nothing is a mistake somebody would rather hear of."""
+    if options == type(options)() or any(s.kind in ("hf", "neuron-cache") for s in asked):
+        return
+    raise UsageError(
+        "--cache-repo, --release, --compiler, --task and --prove are questions to Neuron caches, "
+        "and none is asked",
+        hint="add --backend optimum, or --source hf",
+    )
 
 
 def look_up_spec(

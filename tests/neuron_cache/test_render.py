@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 
-from neuron_artifacts.cli.neuron_cache import (
-    look_up_hub_cache,
-    render_sources,
-    request_of,
-    sources_json,
-)
+from neuron_artifacts.cli._sources import lookup_json, lookup_text
 from neuron_artifacts.errors import UsageError
+from neuron_artifacts.neuron_cache import CacheOptions, request_of
+from neuron_artifacts.sources import Lookup, LookupResult, choose_sources, look_up_everywhere
 from neuron_artifacts.spec import CompileSpec, resolve_spec
 from tests.neuron_cache.cache_hub import CacheHub
 from tests.neuron_cache.caches import RELEASES, REPO, Cache
@@ -27,6 +24,12 @@ ROW = {
 
 def spec(model: str = "org/llama", **flags: Any) -> CompileSpec:
     return resolve_spec({"model": model, **flags}, environ={})
+
+
+def look(asked: CompileSpec, *, offline: bool = False, **options: Any) -> LookupResult:
+    chosen = CacheOptions(**options)
+    sources = choose_sources("optimum", store="/none", environ={}, options=chosen, names=["hf"])
+    return look_up_everywhere(Lookup(asked, environ={}, options=chosen, offline=offline), sources)
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +68,9 @@ def test_only_options_that_were_set_are_asked_for() -> None:
 
 @pytest.mark.usefixtures("cache")
 def test_a_hit() -> None:
-    found = look_up_hub_cache(spec(batch_size="8", tp_degree="8", target="inf2"))
-    assert found.exit_code == 0
-    body = json.loads(json.dumps(sources_json(found)))
+    found = look(spec(batch_size="8", tp_degree="8", target="inf2"))
+    assert found.found
+    body = json.loads(json.dumps(lookup_json(found)))
     [source] = body["sources"]
     assert (source["source"], source["status"]) == (REPO, "hit")
     assert source["rows"][0].keys() >= ROW
@@ -76,16 +79,16 @@ def test_a_hit() -> None:
     assert source["nearest"] == {
         "sufficient": None, "below": None, "other_target": [], "other_release": [],
     }  # fmt: skip
-    text = render_sources(found)
+    text = lookup_text(found)
     assert "verdict   hit: 1 cached configuration" in text
     assert "a hint, not proof" in text
 
 
 @pytest.mark.usefixtures("cache")
 def test_near_tells_every_field_that_differs() -> None:
-    found = look_up_hub_cache(spec(batch_size="4", tp_degree="8", target="trn1"))
-    assert found.exit_code == 3
-    [source] = sources_json(found)["sources"]
+    found = look(spec(batch_size="4", tp_degree="8", target="trn1"))
+    assert not found.found
+    [source] = lookup_json(found)["sources"]
     assert (source["status"], source["rows"]) == ("near", [])
     nearest = source["nearest"]
     assert nearest["sufficient"]["batch_size"] == 8
@@ -95,7 +98,7 @@ def test_near_tells_every_field_that_differs() -> None:
     assert nearest["below"]["batch_size"] == 1
     assert [row["target"] for row in nearest["other_target"]] == ["trn2"]
     assert [row["optimum_neuron_version"] for row in nearest["other_release"]] == ["0.4.4"]
-    text = render_sources(found)
+    text = lookup_text(found)
     assert "batch_size 8 instead of 4" in text
     assert "target trn2 instead of trn1" in text
     assert "release 0.4.4: as asked" in text
@@ -103,19 +106,19 @@ def test_near_tells_every_field_that_differs() -> None:
 
 @pytest.mark.usefixtures("cache")
 def test_a_bare_model_lists_what_exists(hub: CacheHub) -> None:
-    found = look_up_hub_cache(spec())
-    assert found.exit_code == 0
-    assert len(found.sources[0].rows) == 3
+    found = look(spec())
+    assert found.found
+    assert len(found.reports[0].rows) == 3
     # config.json, the commit, two listings, three entries; none to tell a compiled model apart
     assert len(hub.requests) == 7
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_traced_row_keeps_its_own_names() -> None:
-    found = look_up_hub_cache(spec("org/classifier", seq_len="128"), prove=True)
-    [row] = sources_json(found)["sources"][0]["rows"]
+    found = look(spec("org/classifier", seq_len="128"), prove=True)
+    [row] = lookup_json(found)["sources"][0]["rows"]
     assert (row["static_sequence_length"], row["proved"]) == (128, True)
-    text = render_sources(found)
+    text = lookup_text(found)
     assert "static_sequence_length=128" in text
     assert "graphs present" in text
 
@@ -128,31 +131,31 @@ def test_a_compiled_model_is_named(hub: CacheHub) -> None:
         "config.json": json.dumps(config).encode(), "model.pt": b"graph",
         "neuron_config.json": json.dumps(neuron).encode(),
     })  # fmt: skip
-    found = look_up_hub_cache(spec("org/compiled"))
-    assert found.sources[0].status == "miss"
-    assert sources_json(found)["pre_exported"]["complete"] is True
-    assert "it loads with optimum-neuron 0.4.5 and neuronx-cc 2.21.1" in render_sources(found)
+    found = look(spec("org/compiled"))
+    assert found.reports[0].status == "miss"
+    assert lookup_json(found)["pre_exported"]["complete"] is True
+    assert "it loads with optimum-neuron 0.4.5 and neuronx-cc 2.21.1" in lookup_text(found)
 
 
 @pytest.mark.usefixtures("cache")
 def test_offline_says_how_old_the_answer_is(hub: CacheHub) -> None:
-    look_up_hub_cache(spec())
+    look(spec())
     asked = len(hub.requests)
-    found = look_up_hub_cache(spec(), offline=True)
+    found = look(spec(), offline=True)
     assert len(hub.requests) == asked
-    assert "offline   as the hub was" in render_sources(found)
-    assert sources_json(found)["sources"][0]["age_seconds"] >= 0
+    assert "offline   as the hub was" in lookup_text(found)
+    assert lookup_json(found)["sources"][0]["age_seconds"] >= 0
 
 
 @pytest.mark.usefixtures("cache")
 def test_one_repository_of_several_may_fail() -> None:
-    found = look_up_hub_cache(spec(), repos=["no/such", REPO])
-    assert [source.status for source in found.sources] == ["error", "hit"]
-    assert found.exit_code == 0
-    assert "verdict   error: " in render_sources(found)
+    found = look(spec(), repos=("no/such", REPO))
+    assert [source.status for source in found.reports] == ["error", "hit"]
+    assert found.found
+    assert "verdict   error: " in lookup_text(found)
 
 
 def test_damage_is_counted(hub: CacheHub, cache: Cache) -> None:
     cache.files[f"{cache.registry('0.4.5')}/llama/org/llama/{'0' * 20}.json"] = b"{"
     hub.commit(REPO, cache.files)
-    assert "skipped   1 file" in render_sources(look_up_hub_cache(spec()))
+    assert "skipped   1 file" in lookup_text(look(spec()))
