@@ -16,6 +16,7 @@ from neuron_artifacts.backends.base import Backend, ResolvedSpec
 from neuron_artifacts.backends.checks import check_artifact
 from neuron_artifacts.build.lookup import refuse_foreign
 from neuron_artifacts.build.progress import Clock
+from neuron_artifacts.build.repair import request_of
 from neuron_artifacts.errors import CorruptError, ModelNotFoundError, StoreError
 from neuron_artifacts.events import GraphChanged, GraphState, Note
 from neuron_artifacts.key import canonical_json
@@ -133,6 +134,7 @@ class BuildJob(ABC):
                 "name": resolved.model.name,
                 "source": resolved.model.source,
                 "revision": resolved.model.revision,
+                **({"request": request} if (request := request_of(resolved.spec)) else {}),
             },
             graphs=tuple(graphs),
             files=staging.files,

@@ -20,8 +20,10 @@ from neuron_artifacts.cli import (
     key,
     list_,
     lookup,
+    repair,
     serve,
     validate,
+    verify,
 )
 from neuron_artifacts.cli._errors import handle_errors
 from neuron_artifacts.cli._options import takes_spec
@@ -45,6 +47,8 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "validate": validate.validate_command,
     "serve": serve.serve_command,
     "generate": generate.generate_command,
+    "verify": verify.verify_command,
+    "repair": repair.repair_command,
     "gc": gc.gc_command,
     "pin": gc.pin_command,
     "unpin": gc.unpin_command,

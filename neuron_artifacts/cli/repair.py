@@ -1,0 +1,74 @@
+"""``repair``: make damaged artifacts whole again, or set them aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuron_artifacts.cli import _output
+from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._progress import show_progress
+from neuron_artifacts.cli.gc import Store
+from neuron_artifacts.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from neuron_artifacts.build.repair import Repair
+
+
+def repair_command(
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY|DIR…]", help="Artifacts by key, its beginning, or directory."),
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Every artifact of the store.")] = False,
+    store: Store = ".",
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="The model, where an artifact no longer says which."),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Read artifacts to the last byte, and build again those that do not hold.
+
+    What cannot be built again is set aside in the store, never deleted; then the exit code is 5.
+    """
+    from neuron_artifacts.build import compile_artifact
+    from neuron_artifacts.build.repair import repair_artifact
+    from neuron_artifacts.spec import resolve_spec
+    from neuron_artifacts.store import LocalStore
+    from neuron_artifacts.store.gc import find_artifact
+
+    if bool(artifacts) == every:
+        raise UsageError("name artifacts, or give --all for every one of the store")
+    root = LocalStore(Path(store))
+    paths = root.directories() if every else [find_artifact(root, name) for name in artifacts or ()]
+    with show_progress() as observe:
+
+        def rebuild(flags: dict[str, Any]) -> None:
+            spec = resolve_spec({**flags, "store": str(root.root)})
+            compile_artifact(spec, observe=observe)
+
+        repairs = [repair_artifact(path, root, rebuild=rebuild, model=model) for path in paths]
+    if as_json:
+        _output.print_json({"artifacts": [_json(repair) for repair in repairs]})
+    else:
+        for repair in repairs:
+            _output.write(_line(repair))
+    lost = any(repair.action in ("quarantined", "kept") for repair in repairs)
+    return ExitCode.CORRUPT if lost else ExitCode.OK
+
+
+def _line(repair: Repair) -> str:
+    where = f" as {repair.now_at}" if repair.action == "quarantined" else ""
+    why = f": {repair.reason}" if repair.reason else ""
+    return f"{repair.action}{where}  {repair.path}{why}"
+
+
+def _json(repair: Repair) -> dict[str, Any]:
+    return {
+        "path": str(repair.path), "action": repair.action, "reason": repair.reason,
+        "now_at": None if repair.now_at is None else str(repair.now_at),
+    }  # fmt: skip

@@ -1,0 +1,108 @@
+"""``verify``: read artifacts to the last byte."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from neuron_artifacts.cli import _output
+from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._progress import show_progress
+from neuron_artifacts.cli.gc import Store
+from neuron_artifacts.errors import UsageError
+from neuron_artifacts.events import BytesMoved, Observer
+
+if TYPE_CHECKING:
+    from neuron_artifacts.store.scrub import ScrubResult
+
+
+def verify_command(
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY|DIR…]", help="Artifacts by key, its beginning, or directory."),
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Every artifact of the store.")] = False,
+    store: Store = ".",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Artifacts at once. (default: all cores)")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget what an unfinished run has verified.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Read artifacts to the last byte and compare each with its manifest.
+
+    Nothing remembered is trusted. A run over a whole store that is interrupted goes on where it
+    stopped. The exit code is the worst verdict's.
+    """
+    from neuron_artifacts.artifact.verify import EXIT_CODES
+    from neuron_artifacts.store import LocalStore
+    from neuron_artifacts.store.gc import find_artifact
+    from neuron_artifacts.store.scrub import checkpoint_of, scrub
+
+    if bool(artifacts) == every:
+        raise UsageError("name artifacts, or give --all for every one of the store")
+    root = LocalStore(Path(store))
+    paths = root.directories() if every else [find_artifact(root, name) for name in artifacts or ()]
+    checkpoint = checkpoint_of(root.root)
+    if restart:
+        checkpoint.unlink(missing_ok=True)
+    began = time.monotonic()
+    results = []
+    with show_progress() as observe:
+        rate = _Rate(observe)
+        for result in scrub(
+            paths, jobs=jobs or len(os.sched_getaffinity(0)), checkpoint=checkpoint,
+            on_bytes=rate.add,
+        ):  # fmt: skip
+            results.append(result)
+            if not as_json:
+                _print_result(result)
+    seconds = time.monotonic() - began
+    bad = [result for result in results if result.status != "ok"]
+    if as_json:
+        _output.print_json(_json(results, rate.done, seconds))
+    speed = rate.done / 1e6 / max(seconds, 1e-9)
+    _output.talk(
+        f"{len(results)} verified, {len(bad)} of them bad; read {rate.done / 1e6:.0f} MB in "
+        f"{seconds:.1f} s ({speed:.0f} MB/s)"
+    )
+    return max((int(EXIT_CODES[result.status]) for result in bad), default=0)  # type: ignore[index]
+
+
+class _Rate:
+    """Adds up bytes read by several threads."""
+
+    def __init__(self, observe: Observer) -> None:
+        self.done = 0
+        self._observe, self._lock = observe, threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.done += count
+            self._observe(BytesMoved("verifying", self.done, 0))
+
+
+def _print_result(result: ScrubResult) -> None:
+    earlier = " (by the unfinished run before)" if result.resumed else ""
+    _output.write(f"{result.status}  {result.path}{earlier}")
+    for problem in result.problems:
+        _output.write(f"    {problem}")
+
+
+def _json(results: list[ScrubResult], read: int, seconds: float) -> dict[str, Any]:
+    rows = [
+        {
+            "path": str(r.path), "status": r.status, "problems": list(r.problems),
+            "bytes": r.size, "resumed": r.resumed,
+        }
+        for r in results
+    ]  # fmt: skip
+    return {"artifacts": rows, "bytes_read": read, "seconds": round(seconds, 3)}
