@@ -1,15 +1,22 @@
-"""LoraServingConfig as data: it looks into each adapter's folder while it is built."""
+"""LoraServingConfig as data: it looks into each adapter's folder while it is built.
+
+Source: ``modules/lora_serving/config.py`` of neuronx-distributed-inference.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neuron_artifacts.backends.nxdi.levels import SdkLevel
+from neuron_artifacts.backends.nxdi.neuron_rules import BrokenRule
 from neuron_artifacts.errors import SpecError
+
+ADAPTER_CONFIG = "adapter_config.json"
 
 _BASE: dict[str, Any] = {
     "max_loras": 1,
@@ -20,21 +27,31 @@ _BASE: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter's configuration says of it."""
+
+    name: str
+    path: Path
+    rank: int
+    target_modules: tuple[str, ...]
+    config: Mapping[str, Any]
+
+
 def lora_serving(given: Any, level: SdkLevel) -> Any:
     """LoraServingConfig for the entries of ``given``; anything but an object stays as it is.
+
+    An adapter that cannot be read counts as none: :func:`broken_adapters` says what is wrong.
 
     Raises
     ------
     SpecError
-        The class would raise, or its text depends on the order of a Python set: it collects the
-        adapters' target modules in one.
+        The adapters are named in a file of their own, which is not read.
     """
     if not isinstance(given, dict):
         return given
     table = _defaults(level)
-    if unknown := sorted(set(given) - set(table)):
-        raise SpecError(f"lora_config has no entry {unknown[0]!r} in SDK {level.name}")
-    fields = {**table, **deepcopy(given)}
+    fields = {**table, **{name: deepcopy(v) for name, v in given.items() if name in table}}
     if level.before("2.22"):
         return fields
     if fields.get("lora_ckpt_json") is not None:
@@ -42,9 +59,73 @@ def lora_serving(given: Any, level: SdkLevel) -> Any:
     if level.since("2.29") and fields["enable_base_model_only"]:
         fields["max_loras"] += 1
         fields["max_cpu_loras"] += 1
-    _set_paths(fields, level)
-    _set_from_adapters(fields)
+    on_device, on_host = _places(fields, level)
+    fields["lora_ckpt_paths"] = on_device
+    if level.since("2.27"):
+        fields["lora_ckpt_paths_cpu"] = on_host
+        fields["max_loras"] = max(fields["max_loras"], len(on_device) + _spare(fields))
+    adapters = [found for found in _read(on_device, on_host) if isinstance(found, Adapter)]
+    wanted = {module for adapter in adapters for module in adapter.target_modules}
+    if not _covers(fields["target_modules"], wanted):
+        fields["target_modules"] = sorted(wanted)
+    fields["max_lora_rank"] = max([fields["max_lora_rank"], *(a.rank for a in adapters)])
     return fields
+
+
+def broken_adapters(given: Any, level: SdkLevel) -> tuple[BrokenRule, ...]:
+    """Every reason why the class would raise, or why its text is not the same each time."""
+    if not isinstance(given, dict):
+        return ()
+    table = _defaults(level)
+    broken = [
+        BrokenRule("lora-entry", f"lora_config has no entry {name!r} in SDK {level.name}")
+        for name in sorted(set(given) - set(table))
+    ]
+    if level.before("2.22"):
+        return tuple(broken)
+    fields = {**table, **given}
+    for name in ("lora_ckpt_paths", "lora_ckpt_paths_cpu"):
+        broken += [entry for entry in _pairs(fields.get(name)) if isinstance(entry, BrokenRule)]
+    on_device, on_host = _places(fields, level)
+    if len(on_host) > fields.get("max_cpu_loras", 0):
+        broken.append(BrokenRule(
+            "lora-max-cpu", f"{len(on_host)} adapters are more than max_cpu_loras allows",
+            hint=f"raise max_cpu_loras to {len(on_host)}",
+        ))  # fmt: skip
+    found = _read(on_device, on_host)
+    broken += [entry for entry in found if isinstance(entry, BrokenRule)]
+    wanted = {m for entry in found if isinstance(entry, Adapter) for m in entry.target_modules}
+    if not _covers(fields["target_modules"], wanted) and len(wanted) > 1:
+        # It collects the adapters' modules in a Python set.
+        broken.append(BrokenRule(
+            "lora-modules-order",
+            "the order of lora_config.target_modules depends on Python's hash seed there",
+            hint="list every adapter's modules in target_modules: " + ", ".join(sorted(wanted)),
+        ))  # fmt: skip
+    return tuple(broken)
+
+
+def read_adapters(fields: Mapping[str, Any]) -> tuple[Adapter, ...]:
+    """The adapters that a finished ``lora_config`` names, as far as they can be read."""
+    on_device, on_host = fields.get("lora_ckpt_paths"), fields.get("lora_ckpt_paths_cpu")
+    found = _read(_adapters(on_device), _adapters(on_host))
+    return tuple(entry for entry in found if isinstance(entry, Adapter))
+
+
+def _spare(fields: Mapping[str, Any]) -> int:
+    return int(fields.get("enable_base_model_only", False))
+
+
+def _covers(modules: Any, wanted: set[str]) -> bool:
+    return modules is not None and wanted <= set(modules)
+
+
+def _places(fields: Mapping[str, Any], level: SdkLevel) -> tuple[dict[str, str], dict[str, str]]:
+    """Adapters of the device and of the host by id. The host's include the device's."""
+    on_device = _adapters(fields["lora_ckpt_paths"])
+    if level.before("2.27") or not fields["dynamic_multi_lora"]:
+        return on_device, {}
+    return on_device, {**_adapters(fields["lora_ckpt_paths_cpu"]), **on_device}
 
 
 def _defaults(level: SdkLevel) -> dict[str, Any]:
@@ -69,62 +150,54 @@ def _defaults(level: SdkLevel) -> dict[str, Any]:
     return {**newer, "enable_base_model_only": False} if level.since("2.29") else newer
 
 
-def _set_paths(fields: dict[str, Any], level: SdkLevel) -> None:
-    fields["lora_ckpt_paths"] = _adapters(fields["lora_ckpt_paths"])
-    if level.before("2.27"):
-        return
-    on_host = _adapters(fields["lora_ckpt_paths_cpu"]) if fields["dynamic_multi_lora"] else {}
-    if fields["dynamic_multi_lora"]:
-        on_host |= fields["lora_ckpt_paths"]
-    fields["lora_ckpt_paths_cpu"] = on_host
-    spare = int(fields.get("enable_base_model_only", False))
-    fields["max_loras"] = max(fields["max_loras"], len(fields["lora_ckpt_paths"]) + spare)
-    if fields["dynamic_multi_lora"] and len(on_host) + spare > fields["max_cpu_loras"]:
-        raise SpecError(f"{len(on_host)} adapters are more than max_cpu_loras allows")
-
-
 def _adapters(given: Any) -> dict[str, str]:
-    """Adapters by id, from an object or from a list of ``id:path``."""
+    pairs = [entry for entry in _pairs(given) if not isinstance(entry, BrokenRule)]
+    return {
+        name: str(Path(path).expanduser()) if path.startswith("~") else path for name, path in pairs
+    }
+
+
+def _pairs(given: Any) -> list[tuple[str, str] | BrokenRule]:
+    """Adapters as id and path, from an object or from a list of ``id:path``."""
     if given is None:
-        return {}
-    pairs = given.items() if isinstance(given, dict) else [_split(entry) for entry in given]
-    adapters: dict[str, str] = {}
-    for name, path in pairs:
-        if name in adapters:
-            raise SpecError(f"two LoRA adapters are called {name!r}")
-        adapters[name] = str(Path(path).expanduser()) if path.startswith("~") else path
-    return adapters
+        return []
+    if isinstance(given, dict):
+        return list(given.items())
+    pairs: list[tuple[str, str] | BrokenRule] = []
+    seen: set[str] = set()
+    for entry in given:
+        name, separator, path = entry.partition(":")
+        name = name.strip()
+        if not separator:
+            message = f"LoRA adapter {entry!r} is not of the form id:path"
+            pairs.append(BrokenRule("lora-adapter-form", message))
+        elif name in seen:
+            message = f"two LoRA adapters are called {name!r}"
+            pairs.append(BrokenRule("lora-adapter-twice", message))
+        else:
+            pairs.append((name, path.split(":")[0].strip()))
+        seen.add(name)
+    return pairs
 
 
-def _split(entry: str) -> tuple[str, str]:
-    name, separator, path = entry.partition(":")
-    if not separator:
-        raise SpecError(f"LoRA adapter {entry!r} is not of the form id:path")
-    return name.strip(), path.split(":")[0].strip()
+def _read(*places: Mapping[str, str]) -> list[Adapter | BrokenRule]:
+    pairs = {pair: None for place in places for pair in place.items()}
+    return [_read_adapter(name, path) for name, path in pairs]
 
 
-def _set_from_adapters(fields: dict[str, Any]) -> None:
-    paths = [*fields["lora_ckpt_paths"].values(), *fields.get("lora_ckpt_paths_cpu", {}).values()]
-    configs = [_read_adapter(path) for path in paths]
-    wanted = {module for config in configs for module in config["target_modules"]}
-    if fields["target_modules"] is None or not wanted <= set(fields["target_modules"]):
-        if len(wanted) > 1:
-            raise SpecError(
-                "the order of lora_config.target_modules depends on Python's hash seed there",
-                hint="list every adapter's modules in target_modules",
-            )
-        fields["target_modules"] = list(wanted)
-    ranks = [config.get("r", config.get("lora_rank")) for config in configs]
-    fields["max_lora_rank"] = max([fields["max_lora_rank"], *ranks])
-
-
-def _read_adapter(path: str) -> Mapping[str, Any]:
+def _read_adapter(name: str, path: str) -> Adapter | BrokenRule:
+    folder = Path(path)
+    if not folder.is_dir():
+        return BrokenRule("lora-adapter-missing", f"LoRA adapter {name!r}: {path} is not a folder")
     try:
-        config = json.loads((Path(path) / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpecError(f"LoRA adapter {path} has no readable adapter_config.json") from error
-    if not isinstance(config, dict) or not isinstance(config.get("target_modules"), list):
-        raise SpecError(f"LoRA adapter {path} names no target_modules")
-    if not isinstance(config.get("r", config.get("lora_rank")), int):
-        raise SpecError(f"LoRA adapter {path} names no rank")
-    return config
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        message = f"LoRA adapter {path} has no readable {ADAPTER_CONFIG}"
+        return BrokenRule("lora-adapter-config", message)
+    modules = config.get("target_modules") if isinstance(config, dict) else None
+    if not isinstance(modules, list) or not all(isinstance(entry, str) for entry in modules):
+        return BrokenRule("lora-adapter-config", f"LoRA adapter {path} names no target_modules")
+    rank = config.get("r", config.get("lora_rank"))
+    if not isinstance(rank, int):
+        return BrokenRule("lora-adapter-config", f"LoRA adapter {path} names no rank")
+    return Adapter(name, folder, rank, tuple(modules), config)

@@ -15,7 +15,7 @@ from typing import Any
 from neuron_artifacts.backends.nxdi import nested
 from neuron_artifacts.backends.nxdi.families import Family
 from neuron_artifacts.backends.nxdi.levels import Host, SdkLevel, read_table
-from neuron_artifacts.backends.nxdi.lora import lora_serving
+from neuron_artifacts.backends.nxdi.lora import broken_adapters, lora_serving
 from neuron_artifacts.backends.nxdi.neuron_rules import (
     CTE_KERNELS,
     check_fields,
@@ -73,9 +73,29 @@ def build_neuron_config(
     SpecError
         The class would raise, or the value of a field cannot be known without it.
     """
-    tables = read_table(f"neuron-config-{level.name}")
-    defaults = {**tables["neuron"], **(tables["moe"] if family.is_moe else {})}
-    given = _arguments(kwargs, defaults, level)
+    fields = fill_in_neuron_config(kwargs, family=family, level=level, host=host)
+    given = reaching_arguments(kwargs, family, level)
+    try:
+        for broken in broken_adapters(given.get("lora_config"), level):
+            raise SpecError(broken.message, hint=broken.hint)
+        check_fields(fields, given, level)
+    except WRONG_VALUES as error:
+        raise _unusable(error) from None
+    return fields
+
+
+def fill_in_neuron_config(
+    kwargs: Mapping[str, Any], *, family: Family, level: SdkLevel, host: Host
+) -> dict[str, Any]:
+    """The fields of :func:`build_neuron_config` without asking whether the class takes them.
+
+    Raises
+    ------
+    SpecError
+        A value cannot be computed with, or the value of a field cannot be known.
+    """
+    defaults = field_defaults(family, level)
+    given = reaching_arguments(kwargs, family, level)
     fields: dict[str, Any] = deepcopy({**defaults, **given})
     try:
         _follow(fields, given)
@@ -87,9 +107,8 @@ def build_neuron_config(
         _set_logical_cores(fields, kwargs, given, level, host)
         if family.is_moe:
             _set_experts(fields, kwargs, defaults, level, host)
-        check_fields(fields, given, level)
     except WRONG_VALUES as error:
-        raise SpecError(f"a NeuronConfig field has an unusable value: {error}") from None
+        raise _unusable(error) from None
     if family.attention is not None:
         fields["attn_cls"] = {"__module__": family.module, "__name__": family.attention}
     if family.name == "dbrx":
@@ -97,10 +116,17 @@ def build_neuron_config(
     return fields
 
 
-def _arguments(
-    kwargs: Mapping[str, Any], defaults: Mapping[str, Any], level: SdkLevel
+def field_defaults(family: Family, level: SdkLevel) -> dict[str, Any]:
+    """Every field of the class that ``family`` uses, with its plain default."""
+    tables = read_table(f"neuron-config-{level.name}")
+    return {**tables["neuron"], **(tables["moe"] if family.is_moe else {})}
+
+
+def reaching_arguments(
+    kwargs: Mapping[str, Any], family: Family, level: SdkLevel
 ) -> dict[str, Any]:
     """The arguments that reach a field of their name."""
+    defaults = field_defaults(family, level)
     given = {
         name: value
         for name, value in kwargs.items()
@@ -119,6 +145,10 @@ def _arguments(
         if given.get(name) is not None:
             raise SpecError(f"the text of {name} cannot be known without NxD Inference")
     return given
+
+
+def _unusable(error: Exception) -> SpecError:
+    return SpecError(f"a NeuronConfig field has an unusable value: {error}")
 
 
 def _follow(fields: dict[str, Any], given: Mapping[str, Any]) -> None:
@@ -182,8 +212,6 @@ def _set_nested(fields: dict[str, Any], level: SdkLevel, host: Host) -> None:
         fields["tensor_capture_config"] = capture
         if capture and not fields["output_logits"]:
             fields["output_logits"] = True
-            if sampling is None:
-                raise SpecError("tensor_capture_config needs an on_device_sampling_config")
         if isinstance(fields["lora_config"], dict) and fields["lora_config"]["dynamic_multi_lora"]:
             fields["weights_to_skip_layout_optimization"].append(".*lora.*")
 
@@ -231,10 +259,8 @@ def _replace_deprecated_kernels(fields: dict[str, Any]) -> None:
     if fields["attn_tkg_nki_kernel_enabled"] or fields["attn_tkg_builtin_kernel_enabled"]:
         fields["attn_block_tkg_nki_kernel_enabled"] = True
     if fields["attn_block_cte_nki_kernel_enabled"]:
-        for name in CTE_KERNELS:
-            if fields[name] is False:
-                raise SpecError(f"attn_block_cte_nki_kernel_enabled needs {name} to be true")
-            fields[name] = True
+        # One that is false, which most are by default, is refused, not switched on.
+        fields |= {name: True for name in CTE_KERNELS if fields[name] is not False}
 
 
 def _set_attention_data_parallel(fields: dict[str, Any], level: SdkLevel, host: Host) -> None:
