@@ -100,7 +100,7 @@ def test_what_must_be_refused_is(small_hub: CacheHub, api: HfApi) -> None:
     with pytest.raises(RepositoryNotFoundError):
         stranger.model_info("me/cache")
     with pytest.raises(HfHubHTTPError):
-        stranger.whoami()
+        stranger.create_repo("me/other")
     assert api.whoami()["name"] == "me"
     with pytest.raises(RevisionNotFoundError):
         list(api.list_repo_tree("me/cache", revision="none"))
