@@ -2,6 +2,9 @@
 
 from neuron_artifacts.artifact.manifest import (
     MANIFEST_NAME,
+    PROVENANCE_NAME,
+    SIDECARS,
+    SIGNATURE_NAME,
     FileEntry,
     GraphEntry,
     Manifest,
@@ -11,6 +14,9 @@ from neuron_artifacts.artifact.verify import Depth, Status, Verdict, read_manife
 
 __all__ = [
     "MANIFEST_NAME",
+    "PROVENANCE_NAME",
+    "SIDECARS",
+    "SIGNATURE_NAME",
     "Depth",
     "FileEntry",
     "GraphEntry",

@@ -16,6 +16,10 @@ from neuron_artifacts.errors import CorruptError, IncompatibleError
 from neuron_artifacts.key import digest_of, make_key
 
 MANIFEST_NAME = "artifact.json"
+PROVENANCE_NAME = "artifact.provenance.json"
+SIGNATURE_NAME = "artifact.sig.json"
+SIDECARS = frozenset({MANIFEST_NAME, PROVENANCE_NAME, SIGNATURE_NAME})
+"""Files about the artifact, which its manifest cannot list."""
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 64 << 20
 
@@ -151,7 +155,7 @@ def _check_consistency(manifest: Manifest) -> None:
     if len(set(paths)) != len(paths):
         raise CorruptError(f"{MANIFEST_NAME} lists a file twice")
     for file in manifest.files:
-        if not is_safe_relative(file.path) or file.path == MANIFEST_NAME:
+        if not is_safe_relative(file.path) or file.path in SIDECARS:
             raise CorruptError(f"{MANIFEST_NAME} lists a file outside the artifact: {file.path!r}")
         if file.role not in get_args(Role):
             raise CorruptError(

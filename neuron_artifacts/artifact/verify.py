@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from neuron_artifacts._files import DigestCache, hash_file
-from neuron_artifacts.artifact.manifest import MANIFEST_NAME, FileEntry, Manifest, parse_manifest
+from neuron_artifacts.artifact.manifest import (
+    MANIFEST_NAME,
+    SIDECARS,
+    FileEntry,
+    Manifest,
+    parse_manifest,
+)
 from neuron_artifacts.errors import (
     CorruptError,
     ExitCode,
@@ -99,7 +105,7 @@ def verify_artifact(
             directory, status, depth, tuple(problems), manifest=manifest, bad_files=frozenset(bad)
         )
     extra = tuple(
-        sorted(set(_walk(directory)) - {MANIFEST_NAME, *(f.path for f in manifest.files)})
+        sorted(set(_walk(directory)) - {*SIDECARS, *(f.path for f in manifest.files)})
     )
     reasons = check_host(manifest) if check_host else []
     if reasons:

@@ -6,16 +6,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from neuron_artifacts._version import __version__
-from neuron_artifacts.artifact import GraphEntry, Manifest, read_manifest
+from neuron_artifacts.artifact import PROVENANCE_NAME, GraphEntry, Manifest, read_manifest
 from neuron_artifacts.backends.base import Backend, ResolvedSpec
 from neuron_artifacts.backends.checks import check_artifact
 from neuron_artifacts.build.lookup import refuse_foreign
 from neuron_artifacts.build.progress import Clock
+from neuron_artifacts.build.provenance import describe_build, timestamp
 from neuron_artifacts.build.repair import request_of
 from neuron_artifacts.errors import CorruptError, ModelNotFoundError, StoreError
 from neuron_artifacts.events import GraphChanged, GraphState, Note
@@ -61,6 +61,7 @@ class BuildJob(ABC):
         self.clock = clock
         self.observe = clock.observe
         self.serve: dict[str, Any] = {}
+        self._began = timestamp()
 
     def run(self) -> Outcome:
         set_aside: list[Path] = []
@@ -144,7 +145,7 @@ class BuildJob(ABC):
                 "served_model_name": resolved.model.name,
                 **self.serve,
             },
-            created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=timestamp(),
             created_by=f"neuron-artifacts {__version__}",
         )
 
@@ -154,7 +155,8 @@ class BuildJob(ABC):
             if self._must_make_way():
                 set_aside.append(self.store.set_aside(self.destination))
                 self.observe(Note(f"what lay there was set aside as {set_aside[-1]}"))
-            if staging.publish(manifest, self.destination):
+            sidecars = {PROVENANCE_NAME: pretty(describe_build(self.resolved, self._began))}
+            if staging.publish(manifest, self.destination, sidecars=sidecars):
                 return manifest
             verdict = check_artifact(
                 self.destination, "full", digests=self.store.digests, host=False

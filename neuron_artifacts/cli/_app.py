@@ -22,6 +22,7 @@ from neuron_artifacts.cli import (
     lookup,
     repair,
     serve,
+    sign,
     validate,
     verify,
 )
@@ -49,6 +50,8 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "generate": generate.generate_command,
     "verify": verify.verify_command,
     "repair": repair.repair_command,
+    "sign": sign.sign_command,
+    "keygen": sign.keygen_command,
     "gc": gc.gc_command,
     "pin": gc.pin_command,
     "unpin": gc.unpin_command,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from neuron_artifacts.cli import _output
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.cli._progress import show_progress
 from neuron_artifacts.cli.gc import Store
-from neuron_artifacts.errors import UsageError
+from neuron_artifacts.errors import CorruptError, ExitCode, UntrustedError, UsageError
 from neuron_artifacts.events import BytesMoved, Observer
 
 if TYPE_CHECKING:
@@ -35,14 +36,18 @@ def verify_command(
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget what an unfinished run has verified.")
     ] = False,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE.pub", help="Also require a signature by this key."),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Read artifacts to the last byte and compare each with its manifest.
 
-    Nothing remembered is trusted. A run over a whole store that is interrupted goes on where it
-    stopped. The exit code is the worst verdict's.
+    Signatures that the policy or --key asks for are checked, and what is said about the build is
+    compared with the key. Nothing remembered is trusted. A run over a whole store that is
+    interrupted goes on where it stopped. The exit code is the worst verdict's.
     """
-    from neuron_artifacts.artifact.verify import EXIT_CODES
     from neuron_artifacts.store import LocalStore
     from neuron_artifacts.store.gc import find_artifact
     from neuron_artifacts.store.scrub import checkpoint_of, scrub
@@ -50,6 +55,7 @@ def verify_command(
     if bool(artifacts) == every:
         raise UsageError("name artifacts, or give --all for every one of the store")
     root = LocalStore(Path(store))
+    judge = _Judge(key)
     paths = root.directories() if every else [find_artifact(root, name) for name in artifacts or ()]
     checkpoint = checkpoint_of(root.root)
     if restart:
@@ -62,6 +68,7 @@ def verify_command(
             paths, jobs=jobs or len(os.sched_getaffinity(0)), checkpoint=checkpoint,
             on_bytes=rate.add,
         ):  # fmt: skip
+            result = judge(result)
             results.append(result)
             if not as_json:
                 _print_result(result)
@@ -74,7 +81,44 @@ def verify_command(
         f"{len(results)} verified, {len(bad)} of them bad; read {rate.done / 1e6:.0f} MB in "
         f"{seconds:.1f} s ({speed:.0f} MB/s)"
     )
-    return max((int(EXIT_CODES[result.status]) for result in bad), default=0)  # type: ignore[index]
+    return max((_exit_code(result) for result in bad), default=0)
+
+
+class _Judge:
+    """Adds to a sound artifact's verdict whether it is trusted."""
+
+    def __init__(self, key: Path | None) -> None:
+        from neuron_artifacts.trust.keys import load_public_key
+        from neuron_artifacts.trust.policy import load_policy
+
+        self._keys = (load_public_key(key),) if key else ()
+        self._policy = load_policy()
+
+    def __call__(self, result: ScrubResult) -> ScrubResult:
+        from neuron_artifacts.artifact import read_manifest
+        from neuron_artifacts.trust.policy import require_trust
+        from neuron_artifacts.trust.statement import check_provenance, read_provenance
+
+        if result.status != "ok":
+            return result
+        keys = self._keys or self._policy.required(str(result.path.absolute()))
+        try:
+            require_trust(result.path, keys)
+            provenance = read_provenance(result.path)
+        except UntrustedError as error:
+            return replace(result, status="untrusted", problems=(error.message,))
+        except CorruptError as error:
+            return replace(result, status="corrupt", problems=(error.message,))
+        document = read_manifest(result.path).document
+        problems = check_provenance(provenance, document) if provenance else []
+        return replace(result, status="corrupt", problems=tuple(problems)) if problems else result
+
+
+def _exit_code(result: ScrubResult) -> int:
+    from neuron_artifacts.artifact.verify import EXIT_CODES
+
+    codes = {str(status): code for status, code in EXIT_CODES.items()}
+    return int({**codes, "untrusted": ExitCode.UNTRUSTED}[result.status])
 
 
 class _Rate:

@@ -18,10 +18,11 @@ from neuron_artifacts.backends.checks import check_artifact
 from neuron_artifacts.backends.registry import backend_of_artifact
 from neuron_artifacts.backends.runner import Runner
 from neuron_artifacts.errors import UsageError
-from neuron_artifacts.events import BytesMoved, Observer, PhaseEnded, ignore
+from neuron_artifacts.events import BytesMoved, Note, Observer, PhaseEnded, ignore
 from neuron_artifacts.model.snapshot import GENERATION_NAME, read_json
 from neuron_artifacts.spec import ARTIFACTS_VARIABLE
 from neuron_artifacts.store.leases import hold
+from neuron_artifacts.trust.policy import load_policy, require_trust
 
 if TYPE_CHECKING:
     from neuron_artifacts.runtime.tokenizer import Tokenizer
@@ -84,6 +85,8 @@ def load_artifact(
     ------
     MissError, CorruptError, IncompatibleError
         The verdict on the directory, when it is not ``ok``.
+    UntrustedError
+        The policy asks for a signature that is not there.
     """
     seconds: dict[str, float] = {}
     began = time.monotonic()
@@ -100,6 +103,9 @@ def load_artifact(
     with ExitStack() as held:
         held.enter_context(hold(directory.absolute()))
         manifest = _verify(directory, verify, observe)
+        trusted = require_trust(directory, load_policy().required(str(directory.absolute())))
+        if trusted:
+            observe(Note(f"signed by {trusted}"))
         end("verify")
         tokenizer = Tokenizer.load(directory)
         backend = backend_of_artifact(manifest.backend)

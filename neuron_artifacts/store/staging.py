@@ -14,7 +14,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -145,14 +145,18 @@ class Staging:
         self._seal(name, target, sha256, role, keep_mode=how == "hardlink")
         return how
 
-    def publish(self, manifest: Manifest, destination: Path) -> bool:
+    def publish(
+        self, manifest: Manifest, destination: Path, *, sidecars: Mapping[str, bytes] | None = None
+    ) -> bool:
         """Make the directory visible at ``destination``; false if something is there already.
 
-        An empty directory at ``destination`` is replaced.
+        An empty directory at ``destination`` is replaced. ``sidecars`` are files about the
+        artifact that its manifest does not list.
         """
         with storing(destination):
-            data = manifest.dump()
-            self._write_synced(self.path / MANIFEST_NAME, data)
+            for name, content in (sidecars or {}).items():
+                self._write_synced(self.path / name, content)
+            self._write_synced(self.path / MANIFEST_NAME, manifest.dump())
             for folder in sorted({self.path, *(p for p in self.path.rglob("*") if p.is_dir())}):
                 sync_directory(folder)
             destination.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,74 @@
+"""``sign`` and ``keygen``: vouch for artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuron_artifacts.cli import _output
+from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli.gc import Store
+
+
+def sign_command(
+    artifacts: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY|DIR…", help="Artifacts by key, its beginning, or directory."),
+    ],
+    *,
+    key: Annotated[
+        Path, typer.Option("--key", metavar="FILE.key", help="The private key, in PEM form.")
+    ],
+    store: Store = ".",
+    as_json: AsJson = False,
+) -> int:
+    """Sign artifacts, once every byte has been read and holds.
+
+    The signature lies beside the manifest and travels with the artifact. Whose signatures are
+    asked for is said in the policy; see `docs/trust.md`.
+    """
+    from neuron_artifacts.artifact import verify_artifact
+    from neuron_artifacts.store import LocalStore
+    from neuron_artifacts.store.gc import find_artifact
+    from neuron_artifacts.trust.keys import load_private_key
+    from neuron_artifacts.trust.statement import sign_artifact
+
+    private = load_private_key(key)
+    root = LocalStore(Path(store))
+    paths = [find_artifact(root, name) for name in artifacts]
+    for path in paths:
+        verdict = verify_artifact(path, "full")
+        if verdict.status != "ok":
+            raise verdict.error()
+        sign_artifact(path, private)
+        if not as_json:
+            _output.write(f"signed {path} by {private.public}")
+    if as_json:
+        _output.print_json({
+            "key_id": private.public.key_id, "artifacts": [str(path) for path in paths],
+        })  # fmt: skip
+    return 0
+
+
+def keygen_command(
+    prefix: Annotated[Path, typer.Argument(metavar="PREFIX", help="Writes PREFIX.key, PREFIX.pub")],
+    *,
+    as_json: AsJson = False,
+) -> int:
+    """Make a key pair to sign with: ECDSA on P-256, in PEM form, as cosign and openssl read it.
+
+    $NEURON_ARTIFACTS_KEY_PASSWORD encrypts the private key.
+    """
+    from neuron_artifacts.trust.keys import generate_keys, load_public_key
+
+    private, public = generate_keys(prefix)
+    key_id = load_public_key(public).key_id
+    if as_json:
+        _output.print_json({
+            "private": str(private), "public": str(public), "key_id": key_id,
+        })  # fmt: skip
+    else:
+        _output.write(f"{private}\n{public}\nsha256:{key_id}")
+    return 0

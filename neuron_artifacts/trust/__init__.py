@@ -1,0 +1,1 @@
+"""Who vouches for an artifact: signatures, provenance, and the policy that asks for them."""

@@ -1,0 +1,87 @@
+"""Signing from the command line, and what asks for signatures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from neuron_artifacts.artifact import PROVENANCE_NAME
+from tests.cli.run import Result, run
+
+ADDER = Path(__file__).parents[2] / "examples" / "adder"
+FLAGS = ["--seq-len", "64", "--context-encoding-buckets", "64"]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("trust")
+    assert run("compile", ADDER, *FLAGS, cwd=place).code == 0
+    assert run("keygen", "release", cwd=place).code == 0
+    policy = "keys: {release: release.pub}\nrules: [{stores: ['*'], require: [release]}]\n"
+    (place / "policy.yaml").write_text(policy)
+    return place
+
+
+@pytest.fixture
+def place(built: Path, tmp_path: Path) -> Path:
+    shutil.copytree(built, tmp_path / "p")
+    return tmp_path / "p"
+
+
+def artifact_of(place: Path) -> Path:
+    root = place / "neuron-compiled-artifacts"
+    return next(path for path in root.iterdir() if path.name[0] != ".")
+
+
+def generate(place: Path, **environ: str) -> Result:
+    return run(
+        "generate", "--artifacts", artifact_of(place), "--prompt", "1+1=", "--max-tokens", "2",
+        cwd=place, **environ,
+    )  # fmt: skip
+
+
+def test_nothing_unsigned_is_loaded_where_a_signature_is_required(place: Path) -> None:
+    policy = {"NEURON_ARTIFACTS_POLICY": str(place / "policy.yaml")}
+    refused = generate(place, **policy)
+    assert refused.code == 6
+    assert "must be signed by release" in refused.err
+    assert generate(place).code == 0
+    key = artifact_of(place).name[:12]
+    assert run("verify", "--all", cwd=place, **policy).code == 6
+    assert run("sign", key, "--key", "release.key", cwd=place).code == 0
+    assert generate(place, **policy).code == 0
+    assert run("verify", "--all", cwd=place, **policy).code == 0
+    assert run("verify", key, "--key", "release.pub", cwd=place).code == 0
+    run("keygen", "other", cwd=place)
+    other = run("verify", key, "--key", "other.pub", "--json", cwd=place)
+    assert other.code == 6
+    assert "must be signed by other.pub" in other.data["artifacts"][0]["problems"][0]
+
+
+def test_a_damaged_artifact_is_not_signed(place: Path) -> None:
+    weights = next((artifact_of(place) / "weights").iterdir())
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(data)
+    result = run("sign", artifact_of(place), "--key", "release.key", cwd=place)
+    assert result.code == 5
+    assert not (artifact_of(place) / "artifact.sig.json").exists()
+
+
+def test_provenance_tells_inputs_and_tools_and_no_place(place: Path) -> None:
+    path = artifact_of(place) / PROVENANCE_NAME
+    body = json.loads(path.read_text())
+    names = {row["name"] for row in body["buildDefinition"]["resolvedDependencies"]}
+    assert {"model.safetensors", "tokenizer.json"} <= names
+    assert body["buildDefinition"]["internalParameters"]["toolchain"]["neuron-artifacts"]
+    assert str(place.parent) not in path.read_text()
+    body["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"] = "0" * 64
+    path.unlink()
+    path.write_text(json.dumps(body))
+    result = run("verify", "--all", "--json", cwd=place)
+    assert result.code == 5
+    assert "provenance says" in result.data["artifacts"][0]["problems"][0]
