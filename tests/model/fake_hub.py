@@ -81,6 +81,8 @@ class FakeHub:
         self.repositories: dict[str, Repository] = {}
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
+        self.tags: dict[str, str] = {}
+        """What the hub says a model is for, by repository."""
         self.sent = 0
         self.cdn = cdn
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -207,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
         info = {
             "id": repo_id, "modelId": repo_id, "sha": commit, "siblings": siblings,
             "private": repository.private, "gated": "manual" if repository.gated else False,
-            "tags": [], "downloads": 0, "likes": 0,
+            "tags": [], "downloads": 0, "likes": 0, "pipeline_tag": hub.tags.get(repo_id),
         }  # fmt: skip
         self._send(200, {"Content-Type": "application/json"}, json.dumps(info).encode(), None)
 

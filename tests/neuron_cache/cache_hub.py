@@ -30,7 +30,7 @@ _EXPANDED_PAGE = 50
 
 
 class CacheHub(FakeHub):
-    """``page`` is how many files and folders one answer lists; ``tags`` are pipeline tags.
+    """``page`` is how many files and folders one answer lists.
 
     ``latency`` is waited before every answer, in seconds. A token ``hf_<user>`` may write, and
     read what its user created.
@@ -40,7 +40,6 @@ class CacheHub(FakeHub):
         super().__init__()
         self.page = page
         self.latency = latency
-        self.tags: dict[str, str] = {}
         self.lfs: dict[str, bytes] = {}
         self.next_host: str | None = None
         self._server.RequestHandlerClass = _CacheHandler
