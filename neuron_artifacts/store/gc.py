@@ -189,8 +189,14 @@ def _remove(store: LocalStore, path: Path) -> bool:
             return False
         if not moved:
             return False
-    if path.parent == store.root and _is_wanted(store, path):
-        _put_back(target, path)
+    wanted = True  # as long as the question cannot be answered
+    try:
+        with storing(path):
+            wanted = path.parent == store.root and _is_wanted(store, path)
+    finally:
+        if wanted:
+            _put_back(target, path)
+    if wanted:
         return False
     shutil.rmtree(target, ignore_errors=True)
     return True

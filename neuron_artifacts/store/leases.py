@@ -104,7 +104,8 @@ def store_time(root: Path) -> float:
     try:
         return probe.stat().st_mtime
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink()
 
 
 def pin(artifact: Path) -> None:
