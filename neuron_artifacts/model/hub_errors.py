@@ -32,6 +32,10 @@ _UNSENDABLE = "LocalProtocolError"  # of httpx: a header that HTTP cannot carry
 _SECRETS = re.compile(r"(?i)(bearer\s+)\S+|hf_\w+|(https?://[^\s?]+)\?\S+")
 
 
+class TransportError(OSError):
+    """A connection of our own that failed; its cause says how."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What was asked of which hub."""
@@ -228,6 +232,8 @@ def _status(error: BaseException) -> int | None:
 
 def _is_transport(error: BaseException) -> bool:
     # requests derives what is wrong with an answer or a header from ValueError too.
+    if isinstance(error, TransportError):
+        return True
     library = type(error).__module__.partition(".")[0]
     return library in _TRANSPORTS and not isinstance(error, ValueError)
 

@@ -1,8 +1,8 @@
 """A cache repository over a hub's HTTP API: what it holds at its newest commit, and the bytes.
 
 One request finds the commit; listings and files then come from :mod:`responses` as far as they
-were fetched before. Requests go through huggingface_hub's session (endpoint, token, proxies), a
-bounded number at once, and are tried again where the failure may pass.
+were fetched before. A bounded number of requests runs at once, and they are tried again where the
+failure may pass.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
-from neuron_artifacts._version import __version__
 from neuron_artifacts.errors import HubError, NeuronArtifactsError
 from neuron_artifacts.model.hub_errors import Asked, explain, failures, is_outage, retry_after
 from neuron_artifacts.neuron_cache.responses import Item, Responses, git_object_id
+from neuron_artifacts.neuron_cache.transport import choose_transport
 
 MAX_FILE_BYTES = 1 << 20
 """A registry entry takes a few kilobytes; a larger file is none and is not fetched."""
@@ -28,7 +28,6 @@ _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _LONGEST_PAUSE = 60.0
 _MOST_PAGES = 10_000
 _MOST_FETCHES = 3
-_WHO: dict[str, Any] = {"library_name": "neuron-artifacts", "library_version": __version__}
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -53,7 +52,7 @@ class Hub:
         self.offline: bool = offline or bool(constants.HF_HUB_OFFLINE)
         self.cache_dir = cache_dir
         self.requests = 0
-        self._timeout: float = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        self._transport = choose_transport(constants.HF_HUB_DOWNLOAD_TIMEOUT)
         self._lock = threading.Lock()
         self._not_before = 0.0
 
@@ -77,18 +76,10 @@ class Hub:
         return "/".join((self.endpoint, *parts))
 
     def _send(self, url: str, method: str, options: Mapping[str, Any]) -> Any:
-        from huggingface_hub import utils as typed
-
-        utils: Any = typed  # its majors export different names
         time.sleep(max(0.0, self._not_before - time.monotonic()))
         with self._lock:
             self.requests += 1
-        headers = utils.build_hf_headers(**_WHO)
-        response = utils.get_session().request(
-            method, url, headers=headers, timeout=self._timeout, **options
-        )
-        utils.hf_raise_for_status(response)
-        return response
+        return self._transport.send(method, url, **options)
 
     def _hold(self, seconds: float) -> None:
         with self._lock:
