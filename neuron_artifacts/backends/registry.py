@@ -7,7 +7,10 @@ import importlib
 from neuron_artifacts.backends.base import Backend
 from neuron_artifacts.errors import IncompatibleError, UsageError
 
-BACKENDS = {"cpu": "neuron_artifacts.backends.cpu.adapter:CpuBackend"}
+BACKENDS = {
+    "cpu": "neuron_artifacts.backends.cpu.adapter:CpuBackend",
+    "nxdi": "neuron_artifacts.backends.nxdi.adapter:NxdiBackend",
+}
 
 
 def get_backend(name: str) -> Backend:

@@ -26,7 +26,7 @@ COMPILER_VARIABLES = (
 )  # fmt: skip
 """The environment variables that reach compiled code; no other one enters a key."""
 
-_RANKS = ("start_rank_id", "local_ranks_size")
+_LAYOUT = ("start_rank_id", "local_ranks_size", "save_sharded_checkpoint", "skip_sharding")
 _PATHS = ("quantized_checkpoints_path",)
 _WRAPPER_FLAGS = ("--cache_dir", "--no_cache", "--retry_failed_compilation", "--log_level")
 _MIN_PREFIX_BUCKET = 512
@@ -44,15 +44,15 @@ def graphs_document(
 ) -> dict[str, Any]:
     """Everything that shapes compiled code.
 
-    ``neuron_config`` is the finished NeuronConfig; which ranks are sharded here and where a
-    checkpoint lies do not shape a graph, so the nodes of one deployment share theirs.
+    ``neuron_config`` is the finished NeuronConfig. Which ranks are sharded here, whether they are
+    stored, and where a checkpoint lies shape no graph: the nodes of a deployment share theirs.
     """
     document: dict[str, Any] = {
         "backend": backend,
         "target": target,
         "toolchain": dict(toolchain),
         "neuron_config": _plain({
-            name: value for name, value in neuron_config.items() if name not in (*_RANKS, *_PATHS)
+            name: value for name, value in neuron_config.items() if name not in (*_LAYOUT, *_PATHS)
         }),
         "model": _model_document(config),
         "environment": compiler_environment(environ),
@@ -78,7 +78,7 @@ def weights_document(
             for name in SERVING_FIELDS
             if model.config.get(name) is not None
         },
-        "ranks": {name: neuron_config.get(name) for name in _RANKS},
+        "layout": {name: neuron_config.get(name) for name in _LAYOUT},
     }
     if draft is not None:
         document["draft"] = _digests(draft, draft.weight_files)

@@ -1,0 +1,200 @@
+"""The ``nxdi`` backend: defaults and key here, NxD Inference in a worker of its own interpreter."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neuron_artifacts.artifact import Manifest
+from neuron_artifacts.backends.base import BuiltDirectory, Estimate, GraphTask, ResolvedSpec
+from neuron_artifacts.backends.nxdi.fields import adapter_digests, resolve_fields
+from neuron_artifacts.backends.nxdi.identity import (
+    graphs_document,
+    list_graphs,
+    weights_document,
+)
+from neuron_artifacts.backends.nxdi.levels import SdkLevel, level_of_release
+from neuron_artifacts.backends.nxdi.request import NeuronRequest, make_request
+from neuron_artifacts.backends.runner import Runner
+from neuron_artifacts.backends.worker_backend import (
+    Site,
+    Watcher,
+    call_worker,
+    check_device,
+    find_site,
+    serve_with_worker,
+    weight_tasks,
+)
+from neuron_artifacts.errors import ModelNotFoundError
+from neuron_artifacts.events import BytesMoved, Observer, ignore
+from neuron_artifacts.key import digest_of, make_key
+from neuron_artifacts.model import ModelSnapshot, resolve_model
+from neuron_artifacts.neuron_config import NeuronConfig
+from neuron_artifacts.spec import CompileSpec
+
+WORKER = Path(__file__).with_name("worker.py")
+RELEASE = "neuronx-distributed-inference"
+
+
+@dataclass(frozen=True)
+class NxdiWork:
+    """What resolving leaves for building; ``fields`` is the finished NeuronConfig."""
+
+    site: Site
+    level: SdkLevel | None
+    request: NeuronRequest
+    fields: Mapping[str, Any]
+    draft: ModelSnapshot | None
+
+
+class NxdiBackend:
+    """One ``model.pt`` with every graph, and the weights sharded for each rank."""
+
+    name = "nxdi"
+
+    def resolve(
+        self, spec: CompileSpec, model: ModelSnapshot, environ: Mapping[str, str]
+    ) -> ResolvedSpec:
+        site = find_site(self.name, spec, environ)
+        level = level_of_release(site.toolchain.packages[RELEASE])
+        request = make_request(
+            spec, model.config, sdk=level.name if level else "",
+            plugin_version=site.toolchain.packages.get("vllm-neuron"),
+        )  # fmt: skip
+        draft = _draft_of(request, weights=False)
+        fields = resolve_fields(
+            request, model.config, level, target=site.platform.target,
+            environ=site.worker_environ, python=site.toolchain.python_version,
+            ask=lambda: _ask(site, request, model),
+        )  # fmt: skip
+        graphs = graphs_document(
+            backend=self.name, target=site.platform.target, toolchain=site.versions,
+            config=model.config, neuron_config={**fields, **request.multimodal},
+            environ=environ, draft=draft.config if draft else None,
+        )  # fmt: skip
+        weights = weights_document(model, fields, draft=draft, adapters=adapter_digests(fields))
+        key = make_key(graphs, weights)
+        return ResolvedSpec(
+            spec=spec, model=model, backend=self.name, target=site.platform.target,
+            toolchain=site.versions, neuron_config=_summarise(fields),
+            graphs=_tasks(fields, request, key.graphs_digest), weights=weight_tasks(model),
+            key=key, estimate=Estimate(weights=0, cache=0, compile_job=0), notes=(),
+            work=NxdiWork(site, level, request, fields, draft),
+        )  # fmt: skip
+
+    def build_directory(
+        self, resolved: ResolvedSpec, directory: Path, *, work: Path, weights_only: bool,
+        observe: Observer,
+    ) -> BuiltDirectory:  # fmt: skip
+        own: NxdiWork = resolved.work
+        watcher = Watcher(resolved.graphs, observe)
+        request = {
+            **_model_request(own.request, resolved.model, resolved.spec.model),
+            "action": "shard" if weights_only else "compile",
+            "output": str(directory),
+        }
+        if own.draft is not None:
+            request["draft"] = _draft_request(own.request, observe)
+        result = call_worker(own.site, WORKER, request, directory=work, watcher=watcher)
+        return BuiltDirectory(watcher.entries(), _serve_recipe(own, result))
+
+    def check_host(self, manifest: Manifest) -> list[str]:
+        return check_device(self.name, manifest)
+
+    def open_runner(
+        self,
+        directory: Path,
+        manifest: Manifest,
+        *,
+        threads: int | None,  # noqa: ARG002
+    ) -> Runner:
+        request = {"model": str(directory)}
+        return serve_with_worker(self.name, WORKER, directory, manifest, request)
+
+
+def _ask(site: Site, request: NeuronRequest, model: ModelSnapshot) -> Mapping[str, Any]:
+    """The configuration that NxD Inference itself makes of the request."""
+    body = {**_model_request(request, model, model.source), "action": "hash"}
+    with tempfile.TemporaryDirectory(prefix="neuron-artifacts-") as directory:
+        return call_worker(
+            site, WORKER, body, directory=Path(directory), watcher=Watcher((), ignore)
+        )
+
+
+def _model_request(request: NeuronRequest, model: ModelSnapshot, name: str) -> dict[str, Any]:
+    if model.root is None:
+        raise ModelNotFoundError(f"{model.name} is not on this machine")
+    body: dict[str, Any] = {
+        "model": str(model.root.absolute()),
+        "name_or_path": name,
+        "neuron_config": dict(request.arguments),
+        **request.multimodal,
+    }
+    if request.arguments.get("quantized"):
+        path = request.arguments.get("quantized_checkpoints_path")
+        body["quantize"] = not path or not Path(path).exists()
+    return body
+
+
+def _draft_of(request: NeuronRequest, *, weights: bool, observe: Observer = ignore) -> Any:
+    if request.speculation is None:
+        return None
+    return resolve_model(
+        request.speculation.model, weights=weights,
+        progress=lambda name, done, total: observe(BytesMoved(f"downloading {name}", done, total)),
+    )  # fmt: skip
+
+
+def _draft_request(request: NeuronRequest, observe: Observer) -> dict[str, Any]:
+    draft: ModelSnapshot = _draft_of(request, weights=True, observe=observe)
+    return {"model": str(draft.root), "method": request.speculation and request.speculation.method}
+
+
+def _tasks(fields: Mapping[str, Any], request: NeuronRequest, digest: str) -> tuple[GraphTask, ...]:
+    file = "text_model/model.pt" if request.multimodal else "model.pt"
+    return tuple(
+        GraphTask(
+            phase, bucket, digest_of({"graphs": digest, "phase": phase, "bucket": bucket}), file
+        )
+        for phase, bucket in list_graphs(fields)
+    )
+
+
+def _summarise(fields: Mapping[str, Any]) -> NeuronConfig:
+    """The part of NeuronConfig that every backend has."""
+    graphs = list_graphs(fields)
+    context = tuple(bucket for phase, bucket in graphs if phase == "context_encoding")
+    decoding = tuple(bucket for phase, bucket in graphs if phase != "context_encoding")
+    return NeuronConfig(
+        tp_degree=fields["tp_degree"],
+        batch_size=fields["batch_size"],
+        seq_len=fields["seq_len"],
+        max_context_length=fields["max_context_length"],
+        enable_bucketing=bool(fields["enable_bucketing"]),
+        context_encoding_buckets=context,
+        token_generation_buckets=decoding,
+        torch_dtype=str(fields["torch_dtype"]),
+    )
+
+
+def _serve_recipe(own: NxdiWork, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What serving takes beyond the directory; ``md5`` is the name vLLM would give it."""
+    fields, request = own.fields, own.request
+    length = fields["seq_len"] - (fields.get("speculation_length") or 0)
+    recipe: dict[str, Any] = {
+        "max_model_len": min(length, _summarise(fields).max_model_len),
+        "loader": request.loader,
+        "override_neuron_config": dict(request.override),
+        "ranks": {"start": fields["start_rank_id"], "count": fields["local_ranks_size"]},
+        "md5": result.get("md5"),
+    }
+    if request.speculation is not None:
+        recipe["speculation"] = {
+            "model": request.speculation.model,
+            "num_tokens": request.speculation.num_tokens,
+            "method": request.speculation.method,
+        }
+    return recipe

@@ -1,0 +1,93 @@
+"""The finished NeuronConfig of a request: computed here where its rules are known, else there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from neuron_artifacts._files import DigestCache
+from neuron_artifacts.backends.nxdi.families import family_for
+from neuron_artifacts.backends.nxdi.levels import PYTHONS, SdkLevel, host_of, read_table
+from neuron_artifacts.backends.nxdi.neuron_config import build_neuron_config
+from neuron_artifacts.backends.nxdi.request import NeuronRequest
+from neuron_artifacts.errors import SpecError, ToolchainError, UnsupportedModelError
+
+_ALIASES = ("logical_neuron_cores", "async", "disable_normalize_top_k_affinities")
+"""Arguments that reach a field of another name."""
+
+
+def resolve_fields(
+    request: NeuronRequest,
+    config: Mapping[str, Any],
+    level: SdkLevel | None,
+    *,
+    target: str,
+    environ: Mapping[str, str],
+    python: str,
+    ask: Callable[[], Mapping[str, Any]],
+) -> Mapping[str, Any]:
+    """Every field of NeuronConfig. ``ask`` runs the real code, which takes seconds.
+
+    Raises
+    ------
+    SpecError
+        The class would refuse the arguments, or silently drop one.
+    """
+    if level is None or request.multimodal:
+        return _read_answer(ask())
+    try:
+        family = family_for(config, request.loader, level)
+    except UnsupportedModelError:
+        return _read_answer(ask())
+    tables = read_table(f"neuron-config-{level.name}")
+    known = {*tables["neuron"], *(tables["moe"] if family.is_moe else {}), *_ALIASES}
+    unknown = sorted(set(request.override) - known - _HANDLED)
+    if unknown:
+        raise SpecError(
+            f"NeuronConfig of SDK {level.name} has no field {unknown[0]!r}",
+            hint="NxD Inference would drop it with a warning; remove it or correct its name",
+        )
+    host = host_of(level, target, environ, python if python in PYTHONS else PYTHONS[1])
+    return build_neuron_config(request.arguments, family=family, level=level, host=host)
+
+
+_HANDLED = frozenset({
+    "block_size", "enable_prefix_caching", "lora_modules", "max_lora_rank", "max_loras",
+    "num_gpu_blocks_override", "target_modules",
+})  # fmt: skip
+"""Names that vLLM takes beside NeuronConfig's own."""
+
+
+def _read_answer(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(answer["document"])["neuron_config"]
+        if isinstance(fields, dict):
+            return fields
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ToolchainError("the worker gave no configuration", hint="neuron-artifacts doctor")
+
+
+def adapter_digests(fields: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """SHA-256 of every file of every LoRA adapter that the configuration names.
+
+    Raises
+    ------
+    SpecError
+        An adapter's folder is not there.
+    """
+    config = fields.get("lora_config")
+    if not isinstance(config, Mapping):
+        return {}
+    paths = {**(config.get("lora_ckpt_paths") or {}), **(config.get("lora_ckpt_paths_cpu") or {})}
+    digests = DigestCache()
+    found = {}
+    for name, path in sorted(paths.items()):
+        folder = Path(path)
+        if not folder.is_dir():
+            raise SpecError(f"LoRA adapter {name!r}: {path} is not a folder")
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        found[name] = {file.name: digests.digest(file) for file in files}
+    return found
