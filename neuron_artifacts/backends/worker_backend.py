@@ -19,7 +19,6 @@ from neuron_artifacts.toolchain import Toolchain, choose_toolchain
 from neuron_artifacts.toolchain.platforms import HARDWARE, Platform, resolve_platform
 from neuron_artifacts.worker import WorkerEvent, open_worker, run_worker
 
-
 _LNC_NAMES = ("logical_nc_config", "logical_neuron_cores")
 
 

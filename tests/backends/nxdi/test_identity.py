@@ -38,6 +38,7 @@ def digest(**changes: Any) -> str:
     ("same", "changes"),
     [
         (True, {"neuron_config": {**FIELDS, "start_rank_id": 2}}),
+        (True, {"neuron_config": {**FIELDS, "save_sharded_checkpoint": True}}),
         (True, {"neuron_config": {**FIELDS, "quantized_checkpoints_path": "/other"}}),
         (True, {"config": {**CALL["config"], "_name_or_path": "y"}}),
         (True, {"config": {**CALL["config"], "text_config": {"dtype": "b", "n": 1}}}),
@@ -73,6 +74,8 @@ def test_ranks_of_one_deployment_share_graphs_and_differ_in_weights(tmp_path: An
     second = weights_document(model, {**FIELDS, "start_rank_id": 2}, draft=None, adapters={})
     assert first != second
     assert first["files"] == second["files"]
+    kept = {**FIELDS, "save_sharded_checkpoint": True}
+    assert weights_document(model, kept, draft=None, adapters={}) != first
     drafted = weights_document(model, FIELDS, draft=model, adapters={})
     assert drafted["draft"] == first["files"]
 
