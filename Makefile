@@ -8,7 +8,7 @@ EXTRA := $(if $(shell command -v cc gcc clang 2>/dev/null),,toolchain)
 COMMA := ,
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check install -q
 
-.PHONY: quickstart test test-reference lint format bench clean
+.PHONY: quickstart test test-reference lint format bench faults clean
 
 quickstart: $(VENV)/.base
 	$(VENV)/bin/python examples/quickstart.py
@@ -20,6 +20,10 @@ test: $(VENV)/.dev
 test-reference: $(VENV)/.reference
 	$(VENV)/bin/python -m pytest -q -m reference
 	$(VENV)/bin/python -m tests.reference.generate --check
+
+# The fault suite with many more random runs; prints the table of docs/reliability.md.
+faults: $(VENV)/.dev
+	FAULT_RUNS=$${FAULT_RUNS:-20} $(VENV)/bin/python -m pytest -q tests/faults --timeout=3000
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

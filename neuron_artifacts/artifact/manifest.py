@@ -96,6 +96,8 @@ def parse_manifest(data: bytes) -> Manifest:
     """
     if len(data) > MAX_MANIFEST_BYTES:
         raise CorruptError(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES >> 20} MiB")
+    if not data.endswith(b"}\n"):
+        raise CorruptError(f"{MANIFEST_NAME} is damaged: its end is missing")
     try:
         body = load_json_object(data)
     except ValueError as error:

@@ -29,7 +29,7 @@ def reseal(change: Any) -> bytes:
     body.pop("manifest_sha256")
     change(body)
     body["manifest_sha256"] = digest_of(body)
-    return json.dumps(body).encode()
+    return json.dumps(body).encode() + b"\n"
 
 
 def test_reads_back_what_was_written() -> None:
