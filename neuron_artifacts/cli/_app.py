@@ -23,6 +23,7 @@ from neuron_artifacts.cli import (
     repair,
     serve,
     sign,
+    toolchains,
     validate,
     verify,
 )
@@ -56,10 +57,11 @@ COMMANDS: dict[str, Command | dict[str, Command]] = {
     "pin": gc.pin_command,
     "unpin": gc.unpin_command,
     "doctor": doctor.doctor_command,
+    "toolchains": {"list": toolchains.list_command},
 }
 """A command, or a group of commands, each by the word that calls it."""
 
-GROUP_HELP: dict[str, str] = {}
+GROUP_HELP: dict[str, str] = {"toolchains": toolchains.HELP}
 """What each group is about."""
 
 

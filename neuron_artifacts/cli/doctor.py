@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from neuron_artifacts.cli import _output
+from neuron_artifacts.cli._findings import Finding
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.errors import NeuronArtifactsError
 from neuron_artifacts.spec import ENVIRONMENT_PREFIX, OPTION_NAMES
-
-State = Literal["ok", "warning", "problem", "info"]
 
 HUB_TIMEOUT_SECONDS = 5
 
@@ -36,27 +35,11 @@ VARIABLES = {
 }
 
 IGNORED_VARIABLES = {
-    "NEURON_CC_FLAGS": "flags of neuronx-cc: no backend here runs it",
-    "NEURON_COMPILE_CACHE_URL": "the persistent cache of neuronx-cc: no backend here uses it",
-    "NEURON_PLATFORM_TARGET_OVERRIDE": "only Neuron compilers read it; use --target",
-    "NEURON_CONTEXT_LENGTH_BUCKETS": "transformers-neuronx only; use --context-encoding-buckets",
-    "NEURON_TOKEN_GEN_BUCKETS": "transformers-neuronx only; use --token-generation-buckets",
-    "VLLM_CACHE_ROOT": "vllm-neuron from SDK 2.31 only",
-    "VLLM_NEURON_FRAMEWORK": "read by vLLM only",
+    "BASE_COMPILE_WORK_DIR": "each build has its own, which no other one wipes",
     "CFLAGS": "flags come from the target, so that they are in the key",
 }
 
 SECRET = ("TOKEN", "KEY")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report."""
-
-    topic: str
-    state: State
-    text: str
-    hint: str | None = None
 
 
 def doctor_command(
@@ -66,10 +49,11 @@ def doctor_command(
     ] = ".",
     as_json: AsJson = False,
 ) -> int:
-    """Check compiler, CPU target, hub, disk and environment; exits with 1 on a problem."""
+    """Check compilers, devices, hub, disk and environment; exits with 1 on a problem."""
     findings = [
         *_checked("compiler", _compiler),
         *_checked("target", _target),
+        *_checked("toolchain", _neuron),
         *_checked("store", lambda: _store(store)),
         *_checked("memory", _memory),
         *_checked("hub", _hub),
@@ -126,6 +110,13 @@ def _target() -> list[Finding]:
             text = f"{target.name} can be compiled for but not run here: no {', '.join(missing)}"
             findings.append(Finding("target", "info", text))
     return findings
+
+
+def _neuron() -> list[Finding]:
+    from neuron_artifacts.cli._neuron_findings import neuron_findings
+    from neuron_artifacts.toolchain import survey_toolchains
+
+    return neuron_findings(survey_toolchains(os.environ), os.environ)
 
 
 def _store(store: str) -> list[Finding]:

@@ -129,6 +129,12 @@ def explain_lack(backend: str, toolchain: Toolchain) -> str:
     return " and ".join(parts)
 
 
+def install_command(toolchain: Toolchain) -> str:
+    """What replaces PyPI's placeholders by the packages themselves."""
+    names = " ".join(sorted(toolchain.placeholders))
+    return f"{toolchain.python} -m pip install --upgrade --extra-index-url {INDEX} {names}"
+
+
 def _ask(
     candidate: Candidate, environ: Mapping[str, str], machine: Machine
 ) -> Toolchain | Unusable:

@@ -26,6 +26,14 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
 """What must be there. Sources: ``setup.py`` of NxD Inference, the extra ``neuronx`` of
 optimum-neuron, the imports of transformers-neuronx, and vLLM Neuron's set-up guide."""
 
+DESCRIPTIONS = {
+    "nxdi": "NxD Inference: artifacts are directories, NEURON_COMPILED_ARTIFACTS names one",
+    "optimum": "optimum-neuron: artifacts are model folders, graphs come from the hub's cache",
+    "transformers-neuronx": "transformers-neuronx: buckets come from NEURON_*_BUCKETS",
+    "vllm-neuron": "vllm-neuron from SDK 2.31: graphs lie below VLLM_CACHE_ROOT",
+}
+"""Each generation as its users know it."""
+
 NATIVE_PLUGIN = (0, 21)
 """From here on vllm-neuron compiles by itself; before, it was a loader of NxD Inference.
 (0.2 to 0.6 came with SDK 2.26 to 2.30, 0.21.0.1.0.0 with 2.31.1: ``n2-manifest.json``.)"""
