@@ -22,12 +22,15 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--uds", type=Path)
     parser.add_argument("--shutdown-timeout", type=float, default=30.0)
+    parser.add_argument("--max-waiting", type=int, default=1024)
     options = parser.parse_args()
 
     def announce(host: str, port: int) -> None:
         print(json.dumps({"host": host, "port": port}), flush=True)
 
-    state = toy_state(options.folder, runner={"pace": options.pace})
+    state = toy_state(
+        options.folder, runner={"pace": options.pace}, max_waiting=options.max_waiting
+    )
     try:
         return serve(
             state, port=options.port, uds=options.uds,
