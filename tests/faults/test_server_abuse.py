@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 CONNECTIONS, QUEUED, AT_ONCE, WAITING = 1000, 10_000, 400, 64
 GROWTH = 96 << 20
 """Bytes a server may grow by under any of this: its own buffers and Python's arenas."""
-TEXT = {"prompt": "Hello", "max_tokens": 4, "ignore_eos": True, "temperature": 0}
+TEXT: dict[str, Any] = {"prompt": "Hello", "max_tokens": 4, "ignore_eos": True, "temperature": 0}
 
 
 @dataclass
