@@ -10,5 +10,7 @@ from __future__ import annotations
 def main() -> None:
     """Entry point of ``neuron-artifacts``."""
     from neuron_artifacts.cli._app import build_app
+    from neuron_artifacts.cli._start import defer_validators
 
+    defer_validators()
     build_app()()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neuron_artifacts.artifact import Manifest
 from neuron_artifacts.cli import _output
-from neuron_artifacts.key import ABSENT, Difference
-from neuron_artifacts.plan import Decision
-from neuron_artifacts.spec import CompileSpec
+
+if TYPE_CHECKING:
+    from neuron_artifacts.artifact import Manifest
+    from neuron_artifacts.key import Difference
+    from neuron_artifacts.plan import Decision
+    from neuron_artifacts.spec import CompileSpec
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:
@@ -54,6 +56,8 @@ def decision_json(decision: Decision) -> dict[str, Any]:
 
 
 def difference_json(row: Difference) -> dict[str, Any]:
+    from neuron_artifacts.key import ABSENT
+
     return {
         "field": row.field,
         "left": None if row.left is ABSENT else row.left,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_artifacts.cli import _output, _render
 from neuron_artifacts.cli.neuron_cache import outcome_text, pre_exported_text, request_text
-from neuron_artifacts.plan import Decision
 
 if TYPE_CHECKING:
     from neuron_artifacts.sources import LookupResult, SourceListing, SourceReport
@@ -20,7 +19,7 @@ def lookup_json(found: LookupResult) -> dict[str, Any]:
     """The lookup as data; the local store's decision at the top, as ``compile`` gives it."""
     body: dict[str, Any] = {}
     for report in found.reports:
-        if report.kind == "store" and isinstance(report.detail, Decision):
+        if report.kind == "store" and report.detail:
             body = {**_render.decision_json(report.detail), "store": report.where}
             body["path"] = report.facts["path"]
     if found.request:
@@ -74,7 +73,7 @@ def _detail(report: SourceReport) -> str:
     from neuron_artifacts.neuron_cache import SourceOutcome
 
     head = f"source    {report.source}"
-    if isinstance(report.detail, Decision):
+    if report.kind == "store":
         return f"{head}\n{_render.decision_text(report.detail)}"
     if isinstance(report.detail, SourceOutcome):
         lines = [head, outcome_text(report.detail)]

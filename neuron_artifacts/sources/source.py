@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from neuron_artifacts.backends.base import ResolvedSpec
-from neuron_artifacts.build import resolve_request
 from neuron_artifacts.events import Observer, ignore
 from neuron_artifacts.neuron_cache import CacheOptions, Hub, Inquiry, request_of
 from neuron_artifacts.spec import CompileSpec
+
+if TYPE_CHECKING:
+    from neuron_artifacts.backends.base import ResolvedSpec
 
 Kind = Literal["store", "neuron-cache", "vllm-neuron-cache", "remote", "hf"]
 Status = Literal["hit", "near", "other-release", "miss", "unknown", "absent", "error"]
@@ -91,6 +92,8 @@ class Lookup:
     @cached_property
     def resolved(self) -> ResolvedSpec:
         """The request with every default filled in; a hub model's weights stay there."""
+        from neuron_artifacts.build import resolve_request
+
         return resolve_request(self.spec, environ=self.environ, observe=self.observe, weights=False)
 
     @cached_property

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from neuron_artifacts.artifact import Manifest
-from neuron_artifacts.build import destination_of, look_up
-from neuron_artifacts.key import ABSENT, Difference
-from neuron_artifacts.plan import Decision, Nearest
 from neuron_artifacts.sources.source import Kind, Lookup, SourceListing, SourceReport, Status
 from neuron_artifacts.sources.wording import count, describe_artifact, show_seconds
 from neuron_artifacts.store import LocalStore
+
+if TYPE_CHECKING:
+    from neuron_artifacts.artifact import Manifest
+    from neuron_artifacts.key import Difference
+    from neuron_artifacts.plan import Decision, Nearest
 
 _FOR_ITS_OWN_ONLY = "optimum"
 """Whose request is put to caches first: the store is asked only if it holds such an artifact,
@@ -34,6 +35,8 @@ class StoreSource:
         if lookup.spec.backend == _FOR_ITS_OWN_ONLY and not self._holds(_FOR_ITS_OWN_ONLY):
             reason = "it holds no artifact of this backend"
             return [SourceReport(self.name, self.kind, "absent", where, reason)]
+        from neuron_artifacts.build import destination_of, look_up
+
         resolved = lookup.resolved
         destination = destination_of(lookup.spec, self._store, resolved.key.key, lookup.environ)
         decision = look_up(resolved, self._store, destination)
@@ -94,6 +97,8 @@ def _nearest(nearest: Nearest) -> dict[str, Any]:
 
 
 def _difference(row: Difference) -> dict[str, Any]:
+    from neuron_artifacts.key import ABSENT
+
     return {
         "field": row.field,
         "asked": None if row.right is ABSENT else row.right,
