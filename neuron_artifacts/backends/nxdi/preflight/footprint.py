@@ -33,7 +33,7 @@ _ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj", "Wqkv", "o_proj", "out_p
 
 @dataclass(frozen=True)
 class Cache:
-    """The key-value cache of one core: ``slots`` rows of ``length`` positions, or as many blocks."""
+    """The key-value cache of one core: ``slots`` rows, or blocks, of ``length`` positions."""
 
     layers: int
     slots: int
@@ -81,38 +81,32 @@ def cache_of(shape: Shape, fields: Mapping[str, Any], level: SdkLevel | None) ->
     )
 
 
-def weights_of(
-    tensors: Iterable[TensorInfo], shape: Shape, fields: Mapping[str, Any]
-) -> Weights:
+def weights_of(tensors: Iterable[TensorInfo], shape: Shape, fields: Mapping[str, Any]) -> Weights:
     """What a checkpoint takes, cast to ``torch_dtype`` or quantised as it will be.
 
     Matrices are divided over cores, vectors are on every core. Queries count with their padding,
     keys and values with their replication, tied embeddings twice: the head is a copy.
     """
+    tensors = tuple(tensors)
+    has_head = any(info.name == "lm_head.weight" for info in tensors)
     stored = loaded = per_core = 0
-    names = set()
     for info in tensors:
-        names.add(info.name)
-        bits = _bits(info, fields)
-        size = math.prod(info.shape) * bits // 8
-        copies = 2 if _is_embedding(info.name) and shape.is_tied else 1
+        copies = 2 if shape.is_tied and not has_head and _is_embedding(info.name) else 1
+        size = copies * math.prod(info.shape) * _bits(info, fields) // 8
         stored += info.nbytes
-        loaded += size * copies
-        per_core += math.ceil(size * copies * _share(info, shape, fields))
-    if shape.is_tied and "lm_head.weight" in names:
-        # The checkpoint holds the copy itself.
-        head = 2 * shape.vocab_size * shape.hidden_size
-        loaded, per_core = loaded - head, per_core - head // fields["tp_degree"]
+        loaded += size
+        per_core += math.ceil(size * _share(info, shape, fields))
     return Weights(stored, loaded, per_core)
 
 
 def _share(info: TensorInfo, shape: Shape, fields: Mapping[str, Any]) -> float:
     """The part of a tensor that one core holds, counting what is padded or replicated."""
-    tp = fields["tp_degree"]
+    tp: int = fields["tp_degree"]
     if len(info.shape) < 2 or _is_router(info.name):
         return 1.0
     if ".experts." in info.name or "block_sparse_moe" in info.name:
-        return 1.0 / (tp * (fields.get("ep_degree") or 1))
+        experts: int = fields.get("ep_degree") or 1
+        return 1.0 / (tp * experts)
     module = _module(info.name)
     if module not in _ATTENTION:
         return 1.0 / tp
