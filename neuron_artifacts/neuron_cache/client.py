@@ -33,6 +33,10 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
+def _nobody() -> None:
+    pass
+
+
 class Hub:
     """An endpoint, and where its answers are kept; ``requests`` counts what was sent to it.
 
@@ -56,29 +60,39 @@ class Hub:
         self._lock = threading.Lock()
         self._not_before = 0.0
 
-    def ask(self, url: str, *, method: str = "GET", **options: Any) -> Any:
-        """The response to a request, repeated where that may help.
+    def ask(
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        on_send: Callable[[], None] = _nobody,
+        **options: Any,
+    ) -> Any:
+        """The response to a request, repeated where that may help; ``on_send`` hears of each.
 
         A pause that the hub asks for holds back every request to it. Raises what huggingface_hub
         raises, as listed by :func:`hub_errors.failures`.
         """
         for pause in _PAUSES:
             try:
-                return self._send(url, method, options)
+                return self._send(url, method, on_send, options)
             except failures() as error:
                 wait = retry_after(error, pause)
                 if wait is None or wait > _LONGEST_PAUSE:
                     raise
                 self._hold(wait)
-        return self._send(url, method, options)
+        return self._send(url, method, on_send, options)
 
     def url(self, *parts: str) -> str:
         return "/".join((self.endpoint, *parts))
 
-    def _send(self, url: str, method: str, options: Mapping[str, Any]) -> Any:
+    def _send(
+        self, url: str, method: str, on_send: Callable[[], None], options: Mapping[str, Any]
+    ) -> Any:
         time.sleep(max(0.0, self._not_before - time.monotonic()))
         with self._lock:
             self.requests += 1
+            on_send()
         return self._transport.send(method, url, **options)
 
     def _hold(self, seconds: float) -> None:
@@ -89,7 +103,8 @@ class Hub:
 class CacheRepository:
     """A repository at one commit: the newest, or offline the newest that was seen.
 
-    ``age`` is the number of seconds since the hub was last asked, ``None`` if it was just now.
+    ``age`` is the number of seconds since the hub was last asked, ``None`` if it was just now;
+    ``requests`` counts what was sent about the repository.
 
     Raises
     ------
@@ -104,6 +119,7 @@ class CacheRepository:
         self.hub = hub
         self.age: float | None = None
         self.commit: str | None = None
+        self.requests = 0
         self._asked = Asked(repo_id, revision, hub.endpoint)
         self._kept = Responses(hub.endpoint, repo_id, hub.cache_dir)
 
@@ -161,7 +177,7 @@ class CacheRepository:
         params: Mapping[str, str] | None = {"recursive": str(recursive).lower(), "expand": "false"}
         for _ in range(_MOST_PAGES):
             try:
-                response = self.hub.ask(str(url), params=params)
+                response = self._ask(str(url), params=params)
                 yield from map(_item, response.json())
             except failures() as error:
                 if folder and is_missing_entry(error):
@@ -210,15 +226,21 @@ class CacheRepository:
     def _fetch(self, commit: str, item: Item) -> bytes:
         url = self.hub.url(self.repo_id, "resolve", commit, quote(item.path))
         try:
-            return bytes(self.hub.ask(url).content)
+            return bytes(self._ask(url).content)
         except failures() as error:
             if is_missing_entry(error):
                 return b""
             raise self._explain(error, item.path) from error
 
+    def _ask(self, url: str, **options: Any) -> Any:
+        return self.hub.ask(url, on_send=self._count, **options)
+
+    def _count(self) -> None:
+        self.requests += 1
+
     def _ask_json(self, url: str, **options: Any) -> Any:
         try:
-            return self.hub.ask(url, **options).json()
+            return self._ask(url, **options).json()
         except failures() as error:
             raise self._explain(error) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,17 @@ from typing import Any
 from neuron_artifacts.errors import UsageError
 from neuron_artifacts.neuron_cache.client import Hub
 from neuron_artifacts.neuron_cache.folder import FolderRepository
-from neuron_artifacts.neuron_cache.lookup import Question, look_up, look_up_in
+from neuron_artifacts.neuron_cache.lookup import (
+    Question,
+    default_repositories,
+    judge_registry,
+    look_up_opened,
+    open_repositories,
+)
 from neuron_artifacts.neuron_cache.match import CacheRequest, Subject
 from neuron_artifacts.neuron_cache.outcome import SourceOutcome
 from neuron_artifacts.neuron_cache.preexported import PreExported
+from neuron_artifacts.neuron_cache.reading import open_registry
 from neuron_artifacts.neuron_cache.subject import (
     ModelConfig,
     ModelFiles,
@@ -86,19 +94,25 @@ class Inquiry:
         folder = FolderRepository(root)
         if not folder.has_registry():
             return None
-        subject = Subject(self.model.config, self.model.model_id, self.options.task)
-        options = self.options
-        question = Question(subject, self.request, options.release, options.compiler, options.prove)
-        return look_up_in(folder, name, question, self._hub)
+        registry = open_registry(folder, self.options.release, self.options.compiler)
+        return judge_registry(folder, registry, name, self._question, self._hub)
 
     def ask_repositories(self) -> list[SourceOutcome]:
-        """What each cache repository has."""
-        options = self.options
-        return look_up(
-            self.model.config, self.request, repos=options.repos, release=options.release,
-            compiler=options.compiler, task=options.task, model_id=self.model.model_id,
-            prove=options.prove, hub=self._hub,
-        )  # fmt: skip
+        """What each cache repository has. They are listed while the model is read."""
+        repos = self.options.repos or default_repositories()
+        with ThreadPoolExecutor(1) as aside:
+            model = aside.submit(lambda: self.model)
+            opened = open_repositories(
+                repos, self.options.release, self.options.compiler, self._hub
+            )
+            model.result()
+        return look_up_opened(opened, self._question, self._hub)
+
+    @property
+    def _question(self) -> Question:
+        options, model = self.options, self.model
+        subject = Subject(model.config, model.model_id, options.task)
+        return Question(subject, self.request, options.release, options.compiler, options.prove)
 
     def find_pre_exported(self, outcomes: Sequence[SourceOutcome]) -> PreExported | None:
         """Whether the model is compiled already; asks the hub once unless outcomes tell."""

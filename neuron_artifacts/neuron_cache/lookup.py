@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_artifacts.errors import NeuronArtifactsError
-from neuron_artifacts.neuron_cache.client import CacheRepository, Hub
+from neuron_artifacts.neuron_cache.client import CacheRepository, Hub, in_parallel
 from neuron_artifacts.neuron_cache.match import (
     CacheRequest,
     Subject,
@@ -17,7 +17,7 @@ from neuron_artifacts.neuron_cache.match import (
     is_task_open,
 )
 from neuron_artifacts.neuron_cache.outcome import Row, Skipped, SourceOutcome, judge
-from neuron_artifacts.neuron_cache.reading import Reader, Repository, open_registry
+from neuron_artifacts.neuron_cache.reading import Reader, Registry, Repository, open_registry
 from neuron_artifacts.neuron_cache.registry import COMPILER_PREFIX, Entry
 from neuron_artifacts.neuron_cache.subject import find_pipeline_tag
 
@@ -82,17 +82,47 @@ def look_up(
         No repository could be asked.
     """
     hub = hub or Hub(offline=offline)
-    subject = Subject(model_config, model_id, task, pipeline_tag)
-    question = Question(subject, request, release, compiler, prove)
-    outcomes, errors = [], []
-    for repo_id in repos or default_repositories():
-        before = hub.requests
+    opened = open_repositories(repos or default_repositories(), release, compiler, hub)
+    return look_up_opened(opened, Question(Subject(model_config, model_id, task, pipeline_tag),
+                                           request, release, compiler, prove), hub)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A repository whose registry is listed, or why it is not."""
+
+    repository: CacheRepository
+    registry: Registry | NeuronArtifactsError
+
+
+def open_repositories(
+    repos: Sequence[str], release: str | None, compiler: str | None, hub: Hub
+) -> list[Opened]:
+    """List the registries that a lookup will read: this takes no model to be known."""
+
+    def opened(repo_id: str) -> Opened:
+        repository = CacheRepository(repo_id, hub)
         try:
-            outcome = look_up_in(CacheRepository(repo_id, hub), repo_id, question, hub)
+            return Opened(repository, open_registry(repository, release, compiler))
+        except NeuronArtifactsError as error:
+            return Opened(repository, error)
+
+    return in_parallel(opened, repos)
+
+
+def look_up_opened(opened: Sequence[Opened], question: Question, hub: Hub) -> list[SourceOutcome]:
+    """What each has, in their order. Raises like :func:`look_up`."""
+    outcomes, errors = [], []
+    for one in opened:
+        name = one.repository.repo_id
+        try:
+            if isinstance(one.registry, NeuronArtifactsError):
+                raise one.registry
+            outcome = judge_registry(one.repository, one.registry, name, question, hub)
         except NeuronArtifactsError as error:
             errors.append(error)
-            outcome = SourceOutcome(repo_id, "error", error=error.message)
-        outcomes.append(replace(outcome, requests=hub.requests - before))
+            outcome = SourceOutcome(name, "error", error=error.message)
+        outcomes.append(replace(outcome, requests=one.repository.requests))
     if errors and len(errors) == len(outcomes):
         raise errors[0]
     return outcomes
@@ -123,17 +153,20 @@ def list_entries(
     return found
 
 
-def look_up_in(
-    repository: Repository, name: str, question: Question, hub: Hub | None = None
+def judge_registry(
+    repository: Repository,
+    registry: Registry,
+    name: str,
+    question: Question,
+    hub: Hub | None = None,
 ) -> SourceOutcome:
     """What one repository or folder has; ``hub`` is where a model's task may be asked for.
 
     Raises
     ------
     NeuronArtifactsError
-        It cannot be asked.
+        It cannot be read.
     """
-    registry = open_registry(repository, question.release, question.compiler)
     reader = Reader(repository, registry)
     subject, request = question.subject, question.request
     usable = reader.read_for(subject, registry.usable())

@@ -185,20 +185,29 @@ class Reader:
         return {alias.model_type for alias in aliases if alias.model_type}
 
     def _read_groups(self, subject: Subject, groups: Sequence[list[EntryPath]]) -> list[Entry]:
-        """One entry of each folder first, and the rest of those that match."""
+        """One entry of each folder first, and the rest of those that match.
+
+        A folder that an alias of the model points to is read at once: it will match.
+        """
         entries: list[Entry] = []
         waiting = [sorted(group, key=lambda at: at.path) for group in groups]
         while waiting:
-            probes = self.read(group[0] for group in waiting)
-            by_path = {entry.at: entry for entry in probes}
-            matching = [
-                g for g in waiting if g[0] in by_path and _speaks_for(subject, by_path[g[0]])
-            ]
-            entries += [by_path[group[0]] for group in matching]
-            entries += self.read(at for group in matching for at in group[1:])
+            asked = {at for group in waiting for at in self._probes(subject, group)}
+            found = {entry.at: entry for entry in self.read(asked)}
+            speaking = [(next((at for at in g if at in found), None), g) for g in waiting]
+            matching = [g for at, g in speaking if at and _speaks_for(subject, found[at])]
+            entries += [found[at] for group in matching for at in group if at in found]
+            entries += self.read(at for group in matching for at in group if at not in asked)
             # A probe that could not be read says nothing of its folder: the next one is asked.
-            waiting = [group[1:] for group in waiting if group[0] not in by_path and group[1:]]
+            mute = ([at for at in g if at not in asked] for at, g in speaking if at is None)
+            waiting = [group for group in mute if group]
         return entries
+
+    def _probes(self, subject: Subject, group: list[EntryPath]) -> list[EntryPath]:
+        named = subject.model_id is not None and any(
+            alias.model_id == subject.model_id for at in group for alias in self._named[_name(at)]
+        )
+        return group if named else group[:1]
 
     def _parse(self, at: EntryPath, data: bytes | str) -> Entry | None:
         try:
