@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._findings import Finding
+from neuron_artifacts.cli._diagnosis import Diagnosis
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.errors import NeuronArtifactsError
 from neuron_artifacts.spec import ENVIRONMENT_PREFIX, OPTION_NAMES
@@ -72,30 +72,30 @@ def doctor_command(
     return int(failed)
 
 
-def _checked(topic: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+def _checked(topic: str, check: Callable[[], list[Diagnosis]]) -> list[Diagnosis]:
     try:
         return check()
     except NeuronArtifactsError as error:
-        return [Finding(topic, "problem", error.message, error.hint)]
+        return [Diagnosis(topic, "problem", error.message, error.hint)]
 
 
-def _compiler() -> list[Finding]:
+def _compiler() -> list[Diagnosis]:
     from neuron_artifacts._files import user_cache_dir
     from neuron_artifacts.backends.cpu.compiler import find_compiler
     from neuron_artifacts.backends.cpu.targets import resolve_target
 
     cache = user_cache_dir() / "compilers"
     native = find_compiler(resolve_target("native"), os.environ, cache)
-    findings = [Finding("compiler", "ok", f"{native.build} for this machine")]
+    findings = [Diagnosis("compiler", "ok", f"{native.build} for this machine")]
     try:
         cross = find_compiler(resolve_target("aarch64"), os.environ, cache)
-        findings.append(Finding("compiler", "ok", f"{cross.build} for aarch64"))
+        findings.append(Diagnosis("compiler", "ok", f"{cross.build} for aarch64"))
     except NeuronArtifactsError as error:
-        findings.append(Finding("compiler", "info", error.message, error.hint))
+        findings.append(Diagnosis("compiler", "info", error.message, error.hint))
     return findings
 
 
-def _target() -> list[Finding]:
+def _target() -> list[Diagnosis]:
     from neuron_artifacts.backends.cpu.targets import (
         TARGET_NAMES,
         missing_features,
@@ -103,23 +103,23 @@ def _target() -> list[Finding]:
     )
 
     native = resolve_target("native")
-    findings = [Finding("target", "ok", f"native is {native.name}")]
+    findings = [Diagnosis("target", "ok", f"native is {native.name}")]
     for target in map(resolve_target, TARGET_NAMES):
         missing = missing_features(target)
         if missing:
             text = f"{target.name} can be compiled for but not run here: no {', '.join(missing)}"
-            findings.append(Finding("target", "info", text))
+            findings.append(Diagnosis("target", "info", text))
     return findings
 
 
-def _neuron() -> list[Finding]:
-    from neuron_artifacts.cli._neuron_findings import neuron_findings
+def _neuron() -> list[Diagnosis]:
+    from neuron_artifacts.cli._neuron_diagnosis import diagnose_neuron
     from neuron_artifacts.toolchain import survey_toolchains
 
-    return neuron_findings(survey_toolchains(os.environ), os.environ)
+    return diagnose_neuron(survey_toolchains(os.environ), os.environ)
 
 
-def _store(store: str) -> list[Finding]:
+def _store(store: str) -> list[Diagnosis]:
     from neuron_artifacts.preflight import check_writable, free_disk, show_bytes
     from neuron_artifacts.store import LocalStore
 
@@ -127,27 +127,27 @@ def _store(store: str) -> list[Finding]:
     check_writable(local.root)
     count = len(local.directories())
     free = show_bytes(free_disk(local.root))
-    return [Finding("store", "ok", f"{local.root}: {count} artifacts, {free} free")]
+    return [Diagnosis("store", "ok", f"{local.root}: {count} artifacts, {free} free")]
 
 
-def _memory() -> list[Finding]:
+def _memory() -> list[Diagnosis]:
     from neuron_artifacts.preflight import show_bytes, total_memory
 
-    return [Finding("memory", "ok", f"{show_bytes(total_memory())}, {_cores()} cores")]
+    return [Diagnosis("memory", "ok", f"{show_bytes(total_memory())}, {_cores()} cores")]
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _hub() -> list[Finding]:
+def _hub() -> list[Diagnosis]:
     import urllib.error
     import urllib.request
 
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return [Finding("hub", "info", "HF_HUB_OFFLINE is set: only downloaded models are used")]
+        return [Diagnosis("hub", "info", "HF_HUB_OFFLINE is set: only downloaded models are used")]
     endpoint = constants.ENDPOINT
     try:
         request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the user's own
@@ -158,25 +158,25 @@ def _hub() -> list[Finding]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         hint = "model folders work without it; behind a mirror set HF_ENDPOINT"
-        return [Finding("hub", "warning", f"{endpoint} cannot be reached ({reason})", hint)]
-    return [Finding("hub", "ok", f"{endpoint} answers")]
+        return [Diagnosis("hub", "warning", f"{endpoint} cannot be reached ({reason})", hint)]
+    return [Diagnosis("hub", "ok", f"{endpoint} answers")]
 
 
-def _environment() -> list[Finding]:
+def _environment() -> list[Diagnosis]:
     findings = []
     options = {ENVIRONMENT_PREFIX + name.upper(): f"option {name}" for name in OPTION_NAMES}
     for name, what in {**VARIABLES, **options}.items():
         if os.environ.get(name):
-            findings.append(Finding("variable", "info", f"{_shown(name)}: honoured, {what}"))
+            findings.append(Diagnosis("variable", "info", f"{_shown(name)}: honoured, {what}"))
     for name, why in IGNORED_VARIABLES.items():
         if os.environ.get(name):
-            findings.append(Finding("variable", "warning", f"{name}: ignored, {why}"))
+            findings.append(Diagnosis("variable", "warning", f"{name}: ignored, {why}"))
     unknown = sorted(
         name
         for name in os.environ
         if name.startswith(ENVIRONMENT_PREFIX) and name not in {**VARIABLES, **options}
     )
-    findings += [Finding("variable", "warning", f"{name}: unknown, ignored") for name in unknown]
+    findings += [Diagnosis("variable", "warning", f"{name}: unknown, ignored") for name in unknown]
     return findings
 
 

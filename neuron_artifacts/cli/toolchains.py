@@ -112,7 +112,7 @@ def _failure_text(unusable: Unusable) -> str:
 
 
 def _machine_text(survey: Survey) -> str:
-    from neuron_artifacts.cli._neuron_findings import describe_machine
+    from neuron_artifacts.cli._neuron_diagnosis import describe_machine
 
     machine = survey.machine
     if machine.devices:

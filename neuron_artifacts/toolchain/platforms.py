@@ -218,5 +218,7 @@ def _read_lnc(environ: Mapping[str, str]) -> int | None:
     try:
         value = int(text or -1)  # NxD Inference reads -1 as not set
     except ValueError:
-        raise SpecError(f"{LNC_VARIABLE}={text!r} is not a whole number") from None
+        raise SpecError(
+            f"{LNC_VARIABLE}={text!r} is not a whole number", hint="set it to 1 or 2, or unset it"
+        ) from None
     return None if value == -1 else value

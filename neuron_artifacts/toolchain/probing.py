@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import SETTLED_NS, user_cache_dir, write_atomically
+from neuron_artifacts._files import SETTLED_NS, load_json_object, user_cache_dir, write_atomically
 from neuron_artifacts.toolchain.generations import PROBED
 from neuron_artifacts.toolchain.processes import read_output
 
@@ -47,10 +47,10 @@ def probe_interpreter(
         It does not start, does not answer in time, or answers something else.
     """
     token = secrets.token_hex(16)
-    argv = [str(python), "-I", str(_SCRIPT), token, *PROBED]
+    argv = [str(python), "-I", "-B", str(_SCRIPT), token, *PROBED]
     for line in read_output(argv, environ, seconds).splitlines():
         if line.startswith(token):
-            return _report(json.loads(line.removeprefix(token)))
+            return _report(load_json_object(line.removeprefix(token).encode()))
     raise ValueError("it does not answer like Python 3.8 or later")
 
 
@@ -65,7 +65,7 @@ def recall_or_probe(python: Path, environ: Mapping[str, str], cache: Path | None
     folder = cache or user_cache_dir() / "toolchains"
     entry = folder / f"{hashlib.sha256(os.fsencode(python)).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        known = json.loads(entry.read_bytes())
+        known = load_json_object(entry.read_bytes())
         report = _report(known["report"])
         if known["asked"] == list(PROBED) and known["state"] == _state(python, report):
             return report
@@ -98,9 +98,7 @@ def _state(python: Path, report: Report) -> list[list[Any]]:
     return [[place, stat.st_ino, stat.st_mtime_ns] for place, stat in stats]
 
 
-def _report(body: Any) -> Report:
-    if not isinstance(body, dict):
-        raise ValueError("it answers something else")
+def _report(body: Mapping[str, Any]) -> Report:
     try:
         return Report(
             python=str(body["python"]),
