@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from neuron_artifacts.artifact import GraphEntry, Manifest
+from neuron_artifacts.backends.findings import Finding
 from neuron_artifacts.backends.runner import Runner
 from neuron_artifacts.events import Observer
 from neuron_artifacts.key import ArtifactKey
@@ -50,6 +51,16 @@ class Estimate:
     weights: int
     cache: int
     compile_job: int
+
+
+class Resources(Protocol):
+    """What this machine has, in bytes: memory, and free disk where the artifact will lie."""
+
+    @property
+    def memory(self) -> int: ...
+
+    @property
+    def disk(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -100,6 +111,12 @@ class Backend(Protocol):
         ------
         SpecError, UnsupportedModelError, ModelFormatError, ToolchainError
         """
+        ...
+
+    def examine(
+        self, resolved: ResolvedSpec, resources: Resources, environ: Mapping[str, str]
+    ) -> tuple[Finding, ...]:
+        """What would fail later, may fail, or is good to know; reads no weight."""
         ...
 
     def check_host(self, manifest: Manifest) -> list[str]:

@@ -17,6 +17,7 @@ from neuron_artifacts.build.known import refuse_known_failure, remembering_failu
 from neuron_artifacts.build.lookup import (
     check_build,
     destination_of,
+    examine_build,
     look_up,
     needs_download,
     resolve_request,
@@ -35,6 +36,7 @@ __all__ = [
     "check_build",
     "compile_artifact",
     "destination_of",
+    "examine_build",
     "look_up",
     "resolve_request",
 ]
@@ -69,7 +71,7 @@ def compile_artifact(
         refuse_known_failure(resolved, decision, store)
     check_writable(destination.parent)
     if not skip_preflight:
-        check_build(resolved, decision, destination)
+        check_build(resolved, decision, destination, environ, observe)
     if needs_download(decision):
         with clock.phase("download"):
             resolved = _download(resolved, environ, observe)

@@ -10,9 +10,10 @@ from pathlib import Path
 from neuron_artifacts.artifact import MANIFEST_NAME
 from neuron_artifacts.backends.base import ResolvedSpec
 from neuron_artifacts.backends.checks import check_artifact
+from neuron_artifacts.backends.findings import Finding, order, refuse
 from neuron_artifacts.backends.registry import get_backend
 from neuron_artifacts.build.progress import ByteReport
-from neuron_artifacts.errors import StoreError
+from neuron_artifacts.errors import ResourceError, StoreError
 from neuron_artifacts.events import BytesMoved, Note, Observer, ignore
 from neuron_artifacts.model import ModelSnapshot, resolve_model
 from neuron_artifacts.plan import Broken, Candidate, Decision, decide
@@ -90,14 +91,51 @@ def compiler_jobs(resolved: ResolvedSpec) -> int:
     return resolved.spec.jobs or len(os.sched_getaffinity(0))
 
 
-def check_build(resolved: ResolvedSpec, decision: Decision, destination: Path) -> None:
-    """Refuse a build that this machine has not the disk or memory for.
+def examine_build(
+    resolved: ResolvedSpec, decision: Decision, destination: Path, environ: Mapping[str, str]
+) -> tuple[Finding, ...]:
+    """All that speaks against a build, and what is good to know about it, worst first."""
+    findings = [*_examine(resolved, destination, environ)]
+    try:
+        _check_resources(resolved, decision, destination)
+    except ResourceError as error:
+        findings.append(Finding("error", "resources", error.message, error.hint))
+    return order(findings)
+
+
+def check_build(
+    resolved: ResolvedSpec,
+    decision: Decision,
+    destination: Path,
+    environ: Mapping[str, str],
+    observe: Observer = ignore,
+) -> None:
+    """Refuse a build that would fail later, or that this machine is too small for.
 
     Raises
     ------
+    RefusedError
+        With every finding.
     ResourceError
-        With both figures.
+        Disk or memory is lacking; with both figures.
     """
+    if not decision.to_compile:
+        return _check_resources(resolved, decision, destination)
+    findings = _examine(resolved, destination, environ)
+    refuse(findings)
+    for finding in findings:
+        if finding.severity == "warning":
+            observe(Note(f"{finding.message} [{finding.rule}]"))
+    return _check_resources(resolved, decision, destination)
+
+
+def _examine(
+    resolved: ResolvedSpec, destination: Path, environ: Mapping[str, str]
+) -> tuple[Finding, ...]:
+    return get_backend(resolved.backend).examine(resolved, measure(destination), environ)
+
+
+def _check_resources(resolved: ResolvedSpec, decision: Decision, destination: Path) -> None:
     copied = sum(step.task.source.size for step in decision.weights if step.source is None)
     check_resources(
         resolved, measure(destination), copied_bytes=copied,

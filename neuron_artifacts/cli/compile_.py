@@ -30,6 +30,13 @@ def compile_command(
         bool,
         typer.Option("--skip-preflight", help="Build although memory or disk look too small."),
     ] = False,
+    preflight_only: Annotated[
+        bool,
+        typer.Option(
+            "--preflight-only",
+            help="Say what would fail, all of it, and stop; 7 if anything would.",
+        ),
+    ] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="Build although the same build is known to fail.")
     ] = False,
@@ -42,6 +49,8 @@ def compile_command(
     """
     if show_config:
         return _show_config(spec, as_json)
+    if preflight_only:
+        return _preflight(spec, as_json)
     if dry_run:
         from neuron_artifacts.cli.lookup import look_up_spec
 
@@ -59,6 +68,20 @@ def compile_command(
     else:
         _print_outcome(outcome)
     return 0
+
+
+def _preflight(spec: CompileSpec, as_json: bool) -> int:
+    from neuron_artifacts.build import destination_of, examine_build, look_up, resolve_request
+    from neuron_artifacts.cli._findings import print_findings
+    from neuron_artifacts.store import LocalStore
+
+    with show_progress() as observe:
+        resolved = resolve_request(spec, observe=observe, weights=False)
+        store = LocalStore(Path(spec.store))
+        destination = destination_of(spec, store, resolved.key.key, os.environ)
+        decision = look_up(resolved, store, destination)
+        findings = examine_build(resolved, decision, destination, os.environ)
+    return print_findings(findings, as_json=as_json)
 
 
 def _show_config(spec: CompileSpec, as_json: bool) -> int:

@@ -152,7 +152,7 @@ def look_up_spec(
         destination = destination_of(spec, store, resolved.key.key, os.environ)
         decision = look_up(resolved, store, destination, force=force)
         if preflight and decision.action != "hit":
-            check_build(resolved, decision, destination)
+            check_build(resolved, decision, destination, os.environ, observe)
     if as_json:
         body = _render.decision_json(decision)
         _output.print_json({**body, "path": str(destination), "store": str(store.root)})

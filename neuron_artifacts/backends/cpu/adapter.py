@@ -38,6 +38,7 @@ from neuron_artifacts.backends.cpu.weights import (
     choose_storage,
     plan_files,
 )
+from neuron_artifacts.backends.findings import Finding
 from neuron_artifacts.backends.runner import Runner
 from neuron_artifacts.errors import IncompatibleError
 from neuron_artifacts.key import digest_of, make_key
@@ -104,6 +105,10 @@ class CpuBackend:
         if task.source.path is None:
             raise AssertionError("weights are downloaded before they are converted")
         convert_file(task.source.path, destination, resolved.work.storage)
+
+    def examine(self, *_: object) -> tuple[Finding, ...]:
+        """Nothing beyond disk and memory, which are measured for every backend."""
+        return ()
 
     def check_host(self, manifest: Manifest) -> list[str]:
         try:

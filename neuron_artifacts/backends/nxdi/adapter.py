@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from neuron_artifacts.artifact import Manifest
-from neuron_artifacts.backends.base import BuiltDirectory, Estimate, GraphTask, ResolvedSpec
+from neuron_artifacts.backends.base import (
+    BuiltDirectory,
+    Estimate,
+    GraphTask,
+    ResolvedSpec,
+    Resources,
+)
+from neuron_artifacts.backends.findings import Finding
 from neuron_artifacts.backends.nxdi.fields import adapter_digests, resolve_fields
 from neuron_artifacts.backends.nxdi.identity import (
     graphs_document,
@@ -17,6 +24,7 @@ from neuron_artifacts.backends.nxdi.identity import (
     weights_document,
 )
 from neuron_artifacts.backends.nxdi.levels import SdkLevel, level_of_release
+from neuron_artifacts.backends.nxdi.preflight import examine
 from neuron_artifacts.backends.nxdi.request import NeuronRequest, make_request
 from neuron_artifacts.backends.runner import Runner
 from neuron_artifacts.backends.worker_backend import (
@@ -100,6 +108,15 @@ class NxdiBackend:
             request["draft"] = _draft_request(own.request, observe)
         result = call_worker(own.site, WORKER, request, directory=work, watcher=watcher)
         return BuiltDirectory(watcher.entries(), _serve_recipe(own, result))
+
+    def examine(
+        self, resolved: ResolvedSpec, resources: Resources, environ: Mapping[str, str]
+    ) -> tuple[Finding, ...]:
+        own: NxdiWork = resolved.work
+        return examine(
+            resolved.model, own.fields, raw=own.request.arguments, level=own.level,
+            platform=own.site.platform, draft=own.draft, environ=environ, resources=resources,
+        )  # fmt: skip
 
     def check_host(self, manifest: Manifest) -> list[str]:
         return check_device(self.name, manifest)

@@ -10,7 +10,7 @@ from typing import Any
 from neuron_artifacts._files import DigestCache
 from neuron_artifacts.backends.nxdi.families import family_for
 from neuron_artifacts.backends.nxdi.levels import PYTHONS, SdkLevel, host_of, read_table
-from neuron_artifacts.backends.nxdi.neuron_config import build_neuron_config
+from neuron_artifacts.backends.nxdi.neuron_config import fill_in_neuron_config
 from neuron_artifacts.backends.nxdi.request import NeuronRequest
 from neuron_artifacts.errors import SpecError, ToolchainError, UnsupportedModelError
 
@@ -28,12 +28,14 @@ def resolve_fields(
     python: str,
     ask: Callable[[], Mapping[str, Any]],
 ) -> Mapping[str, Any]:
-    """Every field of NeuronConfig. ``ask`` runs the real code, which takes seconds.
+    """Every field of NeuronConfig, whether or not the class would take them: preflight judges.
+
+    ``ask`` runs the real code, which takes seconds.
 
     Raises
     ------
     SpecError
-        The class would refuse the arguments, or silently drop one.
+        The class would silently drop an argument, or a value cannot be computed with.
     """
     if level is None or request.multimodal:
         return _read_answer(ask())
@@ -50,7 +52,7 @@ def resolve_fields(
             hint="NxD Inference would drop it with a warning; remove it or correct its name",
         )
     host = host_of(level, target, environ, python if python in PYTHONS else PYTHONS[1])
-    return build_neuron_config(request.arguments, family=family, level=level, host=host)
+    return fill_in_neuron_config(request.arguments, family=family, level=level, host=host)
 
 
 _HANDLED = frozenset({
