@@ -145,8 +145,9 @@ _RULES = (
         "without a device only compiling works",
         (
             r"NRT_LOAD_NOT_ENOUGH_NC|NERR_RESOURCE_NC|NRT_EXEC_NC_BUSY",  # sdk#493
-            r"Logical Neuron Core\(s\) not available",
-            r"No neuron device available|nrt_init failed",
+            # https://github.com/aws-neuron/aws-neuron-samples/issues/44
+            r"No neuron device available|Neuron runtime cannot be initialized",
+            r"No Neuron device detected",  # optimum-neuron, utils/system.py:41
         ),
     ),
     _Rule(
