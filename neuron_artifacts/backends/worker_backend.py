@@ -89,10 +89,19 @@ def serve_with_worker(
             hint="serve it with the toolchain it was compiled with (NEURON_ARTIFACTS_PYTHON), "
             "or compile it again",
         )
-    platform = resolve_platform(manifest.target, toolchain, os.environ)
+    platform = resolve_platform(
+        manifest.target, toolchain, os.environ, logical_nc_config=_logical_nc_config(manifest)
+    )
     environ = {**os.environ, **platform.environ}
     body = {**request, "action": "serve", "output": str(directory)}
     return open_runner(open_worker(toolchain.python, worker, body, environ=environ))
+
+
+def _logical_nc_config(manifest: Manifest) -> int | None:
+    """What the graphs were compiled for: the device must be set up the same way."""
+    fields = manifest.document["graphs"].get("neuron_config", {})
+    value = fields.get("logical_nc_config") if isinstance(fields, dict) else None
+    return value if isinstance(value, int) else None
 
 
 def check_device(backend: str, manifest: Manifest) -> list[str]:
