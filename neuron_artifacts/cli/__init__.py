@@ -9,8 +9,10 @@ from __future__ import annotations
 
 def main() -> None:
     """Entry point of ``neuron-artifacts``."""
+    import sys
+
     from neuron_artifacts.cli._app import build_app
     from neuron_artifacts.cli._start import defer_validators
 
     defer_validators()
-    build_app()()
+    build_app(sys.argv[1] if len(sys.argv) > 1 else "")()

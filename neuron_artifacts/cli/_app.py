@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from neuron_artifacts._version import __version__
-from neuron_artifacts.cli import (
-    _output,
-    compile_,
-    diff,
-    doctor,
-    gc,
-    generate,
-    inspect_,
-    key,
-    list_,
-    lookup,
-    repair,
-    sbom,
-    serve,
-    sign,
-    toolchains,
-    validate,
-    verify,
-)
+from neuron_artifacts.cli import _output
 from neuron_artifacts.cli._errors import handle_errors
-from neuron_artifacts.cli._options import takes_spec
-from neuron_artifacts.cli.vllm_key import takes_vllm_options
 
 HELP = """Compile a Hugging Face model ahead of time, and serve exactly what was compiled.
 
@@ -40,54 +21,63 @@ Exit codes: 0 ok or hit, 1 error, 2 usage, 3 miss, 4 incompatible, 5 corrupt, 6 
 
 Command = Callable[..., int | None]
 
-COMMANDS: dict[str, Command | dict[str, Command]] = {
-    "compile": takes_spec(compile_.compile_command),
-    "cache-lookup": takes_spec(lookup.lookup_command),
-    "key": takes_spec(takes_vllm_options(key.key_command)),
-    "diff": diff.diff_command,
-    "list": list_.list_command,
-    "inspect": inspect_.inspect_command,
-    "validate": validate.validate_command,
-    "serve": serve.serve_command,
-    "generate": generate.generate_command,
-    "verify": verify.verify_command,
-    "repair": repair.repair_command,
-    "sbom": sbom.sbom_command,
-    "sign": sign.sign_command,
-    "keygen": sign.keygen_command,
-    "gc": gc.gc_command,
-    "pin": gc.pin_command,
-    "unpin": gc.unpin_command,
-    "doctor": doctor.doctor_command,
-    "toolchains": {"list": toolchains.list_command},
+COMMANDS: dict[str, str | dict[str, str]] = {
+    "compile": "compile_:compile_command",
+    "cache-lookup": "lookup:lookup_command",
+    "key": "key:key_command",
+    "diff": "diff:diff_command",
+    "list": "list_:list_command",
+    "inspect": "inspect_:inspect_command",
+    "validate": "validate:validate_command",
+    "serve": "serve:serve_command",
+    "generate": "generate:generate_command",
+    "verify": "verify:verify_command",
+    "repair": "repair:repair_command",
+    "sbom": "sbom:sbom_command",
+    "sign": "sign:sign_command",
+    "keygen": "sign:keygen_command",
+    "gc": "gc:gc_command",
+    "pin": "gc:pin_command",
+    "unpin": "gc:unpin_command",
+    "doctor": "doctor:doctor_command",
+    "toolchains": {"list": "toolchains:list_command"},
 }
-"""A command, or a group of commands, each by the word that calls it."""
+"""Where the command, or each command of a group, is defined, by the word that calls it."""
 
-GROUP_HELP: dict[str, str] = {"toolchains": toolchains.HELP}
+GROUP_HELP: dict[str, str] = {"toolchains": "toolchains:HELP"}
 """What each group is about."""
 
 
-def build_app() -> typer.Typer:
-    """Every command, each run under the one error handler."""
+def build_app(only: str = "") -> typer.Typer:
+    """Every command, each run under the one error handler; or the one that will be called.
+
+    Commands are imported here, so that a call pays for its own alone.
+    """
     app = typer.Typer(
         name="neuron-artifacts", no_args_is_help=True,
         pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
     )  # fmt: skip
     app.callback(help=_reflow(HELP))(_root)
-    _add_commands(app, COMMANDS)
+    _add_commands(app, {only: COMMANDS[only]} if only in COMMANDS else COMMANDS)
     return app
 
 
-def _add_commands(app: typer.Typer, commands: Mapping[str, Command | dict[str, Command]]) -> None:
-    for name, command in commands.items():
-        if isinstance(command, dict):
-            group = typer.Typer(name=name, no_args_is_help=True, help=GROUP_HELP[name])
+def _add_commands(app: typer.Typer, commands: Mapping[str, str | dict[str, str]]) -> None:
+    for name, place in commands.items():
+        if isinstance(place, dict):
+            group = typer.Typer(name=name, no_args_is_help=True, help=_load(GROUP_HELP[name]))
             # Without a callback, typer would make a group of one command that command.
             group.callback()(lambda: None)
-            _add_commands(group, command)
+            _add_commands(group, place)
             app.add_typer(group)
         else:
+            command: Command = _load(place)
             app.command(name, help=_reflow(command.__doc__ or ""))(handle_errors(command))
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"neuron_artifacts.cli.{module}"), name)
 
 
 def _version(value: bool) -> None:

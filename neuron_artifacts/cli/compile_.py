@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from neuron_artifacts.cli import _output, _render
-from neuron_artifacts.cli._options import PLACE, AsJson
+from neuron_artifacts.cli._options import PLACE, AsJson, takes_spec
 from neuron_artifacts.cli._progress import show_progress
 from neuron_artifacts.spec import CompileSpec
 
 
+@takes_spec
 def compile_command(
     *,
     spec: CompileSpec,

@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._options import AsJson, SpecSources
+from neuron_artifacts.cli._options import AsJson, SpecSources, takes_spec
 from neuron_artifacts.cli._progress import show_progress
-from neuron_artifacts.cli.vllm_key import VllmOptions, print_vllm_key
+from neuron_artifacts.cli.vllm_key import VllmOptions, print_vllm_key, takes_vllm_options
 from neuron_artifacts.spec import resolve_spec
 
 
+@takes_spec
+@takes_vllm_options
 def key_command(
     *,
     sources: SpecSources,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuron_artifacts.cli import _output, _render
-from neuron_artifacts.cli._options import AsJson, SpecSources
+from neuron_artifacts.cli._options import AsJson, SpecSources, takes_spec
 from neuron_artifacts.cli._progress import show_progress
 from neuron_artifacts.errors import ExitCode, SpecError, UsageError
 from neuron_artifacts.spec import CompileSpec, resolve_spec
@@ -22,6 +22,7 @@ WHERE = "Which sources"
 HUB = "Hugging Face Neuron cache"
 
 
+@takes_spec
 def lookup_command(
     *,
     sources: SpecSources,
