@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from neuron_artifacts.backends.cpu.ir import Storage
 from neuron_artifacts.backends.cpu.weights import is_float_matrix
 from neuron_artifacts.errors import ModelFormatError
+from neuron_artifacts.model.floats import FLOAT_BYTES, encode, widen
 from neuron_artifacts.model.safetensors_header import TensorInfo, read_header
 
 CONVERT_ELEMENTS = 1 << 20
@@ -32,18 +33,9 @@ def convert_file(source: Path, destination: Path, storage: Storage) -> None:
         for info in tensors:
             dtype = storage if is_float_matrix(info) else info.dtype
             for block in _blocks(reader, info):
-                writer.write(block if dtype == info.dtype else _encode(_decode(block, info), dtype))
+                writer.write(block if dtype == info.dtype else encode(_decode(block, info), dtype))
         writer.flush()
         os.fsync(writer.fileno())
-
-
-def widen(raw: bytes | NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
-    """A float32 copy of stored numbers."""
-    if dtype == "BF16":
-        bits = np.frombuffer(raw, "<u2").astype(np.uint32)
-        bits <<= 16
-        return bits.view(np.float32)
-    return np.frombuffer(raw, {"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
 
 
 def _header(tensors: list[TensorInfo], storage: Storage) -> bytes:
@@ -51,7 +43,7 @@ def _header(tensors: list[TensorInfo], storage: Storage) -> bytes:
     for info in tensors:
         dtype, size = info.dtype, info.nbytes
         if is_float_matrix(info):
-            dtype, size = storage, info.shape[0] * info.shape[1] * _width(storage)
+            dtype, size = storage, info.shape[0] * info.shape[1] * FLOAT_BYTES[storage]
         entries[info.name] = {
             "dtype": dtype,
             "shape": list(info.shape),
@@ -75,18 +67,3 @@ def _blocks(reader: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
 
 def _decode(block: bytes, info: TensorInfo) -> NDArray[np.float32]:
     return widen(block, info.dtype)
-
-
-def _encode(values: NDArray[np.float32], dtype: str) -> bytes:
-    if dtype == "F32":
-        return values.tobytes()
-    if dtype == "F16":
-        return values.astype(np.float16).tobytes()
-    bits = values.view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-    quiet = (bits >> 16) | 0x40  # adding could turn a NaN into infinity
-    return np.where(np.isnan(values), quiet, rounded).astype("<u2").tobytes()
-
-
-def _width(dtype: str) -> int:
-    return 4 if dtype == "F32" else 2

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuron_artifacts.backends.cpu.arch import Arch
-from neuron_artifacts.backends.cpu.convert import widen
 from neuron_artifacts.backends.cpu.ir import Storage
 from neuron_artifacts.backends.cpu.layout import Weight, pointer_table
 from neuron_artifacts.backends.cpu.weights import FLOAT_TYPES, check_tensors
 from neuron_artifacts.errors import CorruptError, ResourceError
+from neuron_artifacts.model.floats import widen
 from neuron_artifacts.model.safetensors_header import TensorInfo, read_header
 
 HUGE_PAGE = 2 << 20
