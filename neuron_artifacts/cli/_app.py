@@ -39,6 +39,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "gc": "gc:gc_command",
     "pin": "gc:pin_command",
     "unpin": "gc:unpin_command",
+    "convert-eagle": "convert_eagle:convert_eagle_command",
     "doctor": "doctor:doctor_command",
     "toolchains": {"list": "toolchains:list_command"},
 }

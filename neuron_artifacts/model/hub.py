@@ -112,6 +112,34 @@ def describe_repository(
     )  # fmt: skip
 
 
+def download_weight_file(
+    repo_id: str,
+    revision: str | None,
+    name: str,
+    *,
+    progress: Progress | None = None,
+    endpoint: str | None = None,
+    cache_dir: Path | None = None,
+) -> Path:
+    """Bring one weight file of a model into the hub cache, checked like a whole download.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelFormatError, ResourceError, HubError
+        As :func:`download_repository`.
+    """
+    client = HubClient(repo_id, revision, endpoint, cache_dir, progress)
+    model = _Model(client)
+    with quiet(), client.explained(OSError):
+        listing = model.list_files()
+        if listing is not None and name in listing.files:
+            model.fetch_weights((name,), listing)
+    found = model.cache.find(name, listing.commit if listing else client.revision)
+    if found is None:
+        raise ModelFormatError(f"{repo_id} has no {name}")
+    return found
+
+
 class _Model:
     """One revision of one repository, between the hub and the cache."""
 
