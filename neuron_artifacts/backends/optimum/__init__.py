@@ -1,0 +1,1 @@
+"""optimum-neuron: artifacts are model folders that the library exports."""

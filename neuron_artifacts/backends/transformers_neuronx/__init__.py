@@ -1,0 +1,1 @@
+"""transformers-neuronx (legacy): one NEFF a graph, weights in the original checkpoint."""
