@@ -104,9 +104,7 @@ def verify_artifact(
         return Verdict(
             directory, status, depth, tuple(problems), manifest=manifest, bad_files=frozenset(bad)
         )
-    extra = tuple(
-        sorted(set(_walk(directory)) - {*SIDECARS, *(f.path for f in manifest.files)})
-    )
+    extra = tuple(sorted(set(_walk(directory)) - {*SIDECARS, *(f.path for f in manifest.files)}))
     reasons = check_host(manifest) if check_host else []
     if reasons:
         hint = "compile it for this machine, or move it to one that can run it"
