@@ -50,7 +50,8 @@ def lookup_command(
     release: Annotated[
         str | None,
         typer.Option("--release", metavar="V", rich_help_panel=HUB,
-                     help="optimum-neuron release that counts as usable. (default: the newest)"),
+                     help="optimum-neuron release that counts as usable. "
+                     "(default: the one installed here, else the newest)"),
     ] = None,
     compiler: Annotated[
         str | None,

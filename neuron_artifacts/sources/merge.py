@@ -14,6 +14,7 @@ from neuron_artifacts.sources.hub import HubSource
 from neuron_artifacts.sources.persistent import PersistentSource
 from neuron_artifacts.sources.source import Lookup, Source, SourceListing, SourceReport
 from neuron_artifacts.sources.store import StoreSource
+from neuron_artifacts.sources.vllm import VllmSource
 
 T = TypeVar("T")
 
@@ -70,6 +71,7 @@ def choose_sources(
     known: list[Source] = [
         StoreSource(store),
         PersistentSource(environ),
+        VllmSource(environ),
         HubSource(options, usable=backend in (None, "optimum") or "hf" in names),
     ]
     unknown = set(names) - {source.name for source in known} - {REMOTES}

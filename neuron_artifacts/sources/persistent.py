@@ -89,7 +89,7 @@ def _absent(location: CacheLocation) -> str:
 
 def _fitting(modules: Sequence[Module], lookup: Lookup) -> list[Module]:
     """Those that a compile for this request could use, as far as is known."""
-    compiler = (lookup.options.compiler or "").removeprefix(registry.COMPILER_PREFIX)
+    compiler = (lookup.usable.compiler or "").removeprefix(registry.COMPILER_PREFIX)
     asked = lookup.spec.origins.get("target") != "default" and lookup.spec.target != "native"
     target = registry.normalise_target(lookup.spec.target) if asked else None
     return [

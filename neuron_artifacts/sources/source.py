@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from neuron_artifacts.events import Observer, ignore
 from neuron_artifacts.neuron_cache import CacheOptions, Hub, Inquiry, request_of
+from neuron_artifacts.neuron_cache.installed import find_installed
 from neuron_artifacts.spec import CompileSpec
 
 if TYPE_CHECKING:
@@ -97,11 +98,21 @@ class Lookup:
         return resolve_request(self.spec, environ=self.environ, observe=self.observe, weights=False)
 
     @cached_property
+    def usable(self) -> CacheOptions:
+        """The options, and where they do not say what counts as usable, what is installed here."""
+        if self.options.release or self.options.compiler:
+            return self.options
+        found = find_installed(self.environ, python=self.spec.python)
+        if found is None:
+            return self.options
+        return replace(self.options, release=found.release, compiler=found.compiler)
+
+    @cached_property
     def inquiry(self) -> Inquiry:
         """The same request as Neuron cache entries describe it."""
         return Inquiry(
             self.spec.model, request_of(self.spec), Hub(offline=self.offline),
-            revision=self.spec.revision, options=self.options,
+            revision=self.spec.revision, options=self.usable,
         )  # fmt: skip
 
 

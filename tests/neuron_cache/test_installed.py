@@ -1,0 +1,55 @@
+"""Which optimum-neuron counts by default, from what lies on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from neuron_artifacts.neuron_cache.installed import Installed, find_installed
+
+
+def put_environment(root: Path, *packages: str) -> Path:
+    """A virtual environment with these distributions, and their code where they have some."""
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "python").symlink_to("/usr/bin/env")
+    site = root / "lib" / "python3.10" / "site-packages"
+    site.mkdir(parents=True)
+    for name in packages:
+        (site / name).mkdir()
+    return root
+
+
+@pytest.mark.parametrize(
+    ("packages", "expected"),
+    [
+        (("optimum_neuron-0.4.5.dist-info",), Installed("0.4.5", None)),
+        (("optimum_neuron-0.4.5.dist-info", "neuronx_cc-1.0.dist-info"), Installed("0.4.5", None)),
+        (
+            ("optimum_neuron-0.4.4.dist-info", "neuronx_cc-2.21.33363.0+82129205.dist-info",
+             "neuronxcc"),
+            Installed("0.4.4", "2.21.33363.0+82129205"),
+        ),
+        (("optimum-2.0.0.dist-info", "optimum_neuron"), None),
+        ((), None),
+    ],
+)  # fmt: skip
+def test_what_an_environment_has(
+    tmp_path: Path, packages: tuple[str, ...], expected: Installed | None
+) -> None:
+    environment = put_environment(tmp_path / "venv", *packages)
+    for environ, python in (
+        ({"VIRTUAL_ENV": str(environment)}, None),
+        ({"PATH": f"{environment}/bin"}, None),
+        ({}, str(environment / "bin" / "python")),
+    ):
+        assert find_installed(environ, python=python, root=tmp_path / "none") == expected
+
+
+def test_the_first_that_has_it_counts(tmp_path: Path) -> None:
+    put_environment(tmp_path / "bare")
+    put_environment(tmp_path / "active", "optimum_neuron-0.4.3.dist-info")
+    put_environment(tmp_path / "opt" / "aws_neuronx_venv_inf", "optimum_neuron-0.4.1.dist-info")
+    environ = {"VIRTUAL_ENV": str(tmp_path / "bare"), "PATH": f"{tmp_path}/active/bin"}
+    assert find_installed(environ, root=tmp_path) == Installed("0.4.3", None)
+    assert find_installed({}, root=tmp_path) == Installed("0.4.1", None)
