@@ -14,9 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 from neuron_artifacts.artifact import GraphEntry, Manifest
 from neuron_artifacts.backends.findings import Finding
 from neuron_artifacts.backends.runner import Runner
-from neuron_artifacts.events import Observer
+from neuron_artifacts.events import BytesMoved, Observer
 from neuron_artifacts.key import ArtifactKey
-from neuron_artifacts.model import ModelFile, ModelSnapshot
+from neuron_artifacts.model import ModelFile, ModelSnapshot, resolve_model
 from neuron_artifacts.neuron_config import NeuronConfig
 from neuron_artifacts.spec import CompileSpec
 
@@ -97,10 +97,27 @@ class ResolvedSpec:
     work: Any
 
 
+def find_checkpoint(spec: CompileSpec, *, weights: bool, observe: Observer) -> ModelSnapshot:
+    """How most backends find a model: a checkpoint in a folder or at the hub."""
+    return resolve_model(
+        spec.model, revision=spec.revision, weights=weights,
+        progress=lambda name, done, total: observe(BytesMoved(f"downloading {name}", done, total)),
+    )  # fmt: skip
+
+
 class Backend(Protocol):
     """Compiles, checks and runs one kind of artifact."""
 
     name: str
+
+    def find_model(self, spec: CompileSpec, *, weights: bool, observe: Observer) -> ModelSnapshot:
+        """Read the model; with ``weights=False`` those of a hub model stay there.
+
+        Raises
+        ------
+        ModelNotFoundError, ModelFormatError, HubError
+        """
+        ...
 
     def resolve(
         self, spec: CompileSpec, model: ModelSnapshot, environ: Mapping[str, str]

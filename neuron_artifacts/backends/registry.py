@@ -10,6 +10,7 @@ from neuron_artifacts.errors import IncompatibleError, UsageError
 BACKENDS = {
     "cpu": "neuron_artifacts.backends.cpu.adapter:CpuBackend",
     "nxdi": "neuron_artifacts.backends.nxdi.adapter:NxdiBackend",
+    "optimum": "neuron_artifacts.backends.optimum.adapter:OptimumBackend",
 }
 
 

@@ -11,7 +11,7 @@ from neuron_artifacts.backends.base import DirectoryBackend
 from neuron_artifacts.build.job import BuildJob
 from neuron_artifacts.build.progress import ByteReport
 from neuron_artifacts.build.workspace import workspace
-from neuron_artifacts.errors import ModelNotFoundError
+from neuron_artifacts.errors import HubError, ModelNotFoundError
 from neuron_artifacts.store import Staging
 
 
@@ -40,7 +40,19 @@ class DirectoryJob(BuildJob):
         graphs = reused if weights_only else list(built.graphs)
         files = {graph.file for graph in graphs}
         staging.adopt_all(lambda name: _role(name, files))
+        self._check_promised(staging)
         return graphs
+
+    def _check_promised(self, staging: Staging) -> None:
+        """What was downloaded as it is must be what the hub said it is."""
+        promised = {file.name: file.known_sha256 for file in self.resolved.model.weight_files}
+        for file in staging.files:
+            if promised.get(file.path) not in (None, file.sha256):
+                raise HubError(
+                    f"{file.path} arrived damaged: sha256 {file.sha256} where the hub promises "
+                    f"{promised[file.path]}",
+                    hint="run the command again; a proxy or mirror may change files on the way",
+                )
 
     def _lay_weights(self, staging: Staging) -> None:
         """Weights the library has not sharded: it reads the checkpoint beside its graphs."""

@@ -14,8 +14,8 @@ from neuron_artifacts.backends.findings import Finding, order, refuse
 from neuron_artifacts.backends.registry import get_backend
 from neuron_artifacts.build.progress import ByteReport
 from neuron_artifacts.errors import ResourceError, StoreError
-from neuron_artifacts.events import BytesMoved, Note, Observer, ignore
-from neuron_artifacts.model import ModelSnapshot, resolve_model
+from neuron_artifacts.events import Note, Observer, ignore
+from neuron_artifacts.model import ModelSnapshot
 from neuron_artifacts.plan import Broken, Candidate, Decision, decide
 from neuron_artifacts.preflight import check_resources, measure
 from neuron_artifacts.spec import ARTIFACTS_VARIABLE, CompileSpec
@@ -31,12 +31,7 @@ def resolve_request(
 ) -> ResolvedSpec:
     """From a request to its key. With ``weights=False`` a hub model's weights stay there."""
     backend = get_backend(spec.backend)
-    model = resolve_model(
-        spec.model,
-        revision=spec.revision,
-        weights=weights,
-        progress=lambda name, done, total: observe(BytesMoved(f"downloading {name}", done, total)),
-    )
+    model = backend.find_model(spec, weights=weights, observe=observe)
     _hash_weights(model, observe)
     resolved = backend.resolve(spec, model, os.environ if environ is None else environ)
     for note in resolved.notes:

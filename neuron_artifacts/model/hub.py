@@ -112,6 +112,46 @@ def describe_repository(
     )  # fmt: skip
 
 
+def describe_compiled_repository(
+    repo_id: str,
+    is_compiled: Callable[[str], bool],
+    revision: str | None = None,
+    *,
+    endpoint: str | None = None,
+    cache_dir: Path | None = None,
+) -> ModelSnapshot | None:
+    """A repository that holds a compiled model instead of a checkpoint, or ``None``.
+
+    ``is_compiled`` tells its files by name; they stay at the hub, described by size and digest.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelFormatError, HubError
+        As :func:`download_repository`.
+    """
+    client = HubClient(repo_id, revision, endpoint, cache_dir)
+    model = _Model(client)
+    with quiet(), client.explained(OSError):
+        listing = model.list_files()
+        if listing is None or not any(map(is_compiled, listing.files)):
+            return None
+        small = [name for name in listing.files if is_asset(name)]
+        configs = [name for name in listing.files if name.endswith("config.json")]
+        _in_parallel(lambda name: client.fetch(name, listing.commit), [*small, *configs])
+    folder = model.cache.folder(listing.commit)
+    return ModelSnapshot(
+        name=repo_id, revision=listing.commit, root=folder,
+        config=read_json(folder / CONFIG_NAME),
+        weight_files=tuple(
+            ModelFile(name, remote.size, None, remote.sha256)
+            for name, remote in sorted(listing.files.items())
+            if is_compiled(name) and remote.sha256
+        ),
+        asset_files=tuple(model.cache.file(name, listing) for name in small),
+        tensors={},
+    )  # fmt: skip
+
+
 def download_weight_file(
     repo_id: str,
     revision: str | None,

@@ -18,6 +18,7 @@ from neuron_artifacts.backends.base import (
     GraphTask,
     ResolvedSpec,
     WeightTask,
+    find_checkpoint,
 )
 from neuron_artifacts.backends.cpu import targets
 from neuron_artifacts.backends.cpu.arch import (
@@ -66,6 +67,7 @@ class CpuBackend:
     """Generated C, one shared object per phase and bucket, weights mapped from safetensors."""
 
     name = "cpu"
+    find_model = staticmethod(find_checkpoint)
 
     def resolve(
         self, spec: CompileSpec, model: ModelSnapshot, environ: Mapping[str, str]

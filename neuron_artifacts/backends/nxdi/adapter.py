@@ -15,6 +15,7 @@ from neuron_artifacts.backends.base import (
     GraphTask,
     ResolvedSpec,
     Resources,
+    find_checkpoint,
 )
 from neuron_artifacts.backends.findings import Finding
 from neuron_artifacts.backends.nxdi.fields import adapter_digests, resolve_fields
@@ -62,6 +63,7 @@ class NxdiBackend:
     """One ``model.pt`` with every graph, and the weights sharded for each rank."""
 
     name = "nxdi"
+    find_model = staticmethod(find_checkpoint)
 
     def resolve(
         self, spec: CompileSpec, model: ModelSnapshot, environ: Mapping[str, str]

@@ -54,11 +54,11 @@ def graphs_document(
         "neuron_config": _plain({
             name: value for name, value in neuron_config.items() if name not in (*_LAYOUT, *_PATHS)
         }),
-        "model": _model_document(config),
+        "model": model_document(config),
         "environment": compiler_environment(environ),
     }  # fmt: skip
     if draft is not None:
-        document["draft"] = _model_document(draft)
+        document["draft"] = model_document(draft)
     return document
 
 
@@ -70,7 +70,18 @@ def weights_document(
     adapters: Mapping[str, Mapping[str, str]],
 ) -> dict[str, Any]:
     """Everything that is laid beside the graphs. ``adapters``: LoRA name to file to SHA-256."""
-    document: dict[str, Any] = {
+    document = checkpoint_document(model)
+    document["layout"] = {name: neuron_config.get(name) for name in _LAYOUT}
+    if draft is not None:
+        document["draft"] = _digests(draft, draft.weight_files)
+    if adapters:
+        document["lora"] = {name: dict(files) for name, files in adapters.items()}
+    return document
+
+
+def checkpoint_document(model: ModelSnapshot) -> dict[str, Any]:
+    """A checkpoint's files by digest, and what of its configuration decides what is served."""
+    return {
         "files": _digests(model, model.weight_files),
         "assets": {file.name: model.sha256(file) for file in model.asset_files},
         "serving": {
@@ -78,13 +89,7 @@ def weights_document(
             for name in SERVING_FIELDS
             if model.config.get(name) is not None
         },
-        "layout": {name: neuron_config.get(name) for name in _LAYOUT},
     }
-    if draft is not None:
-        document["draft"] = _digests(draft, draft.weight_files)
-    if adapters:
-        document["lora"] = {name: dict(files) for name, files in adapters.items()}
-    return document
 
 
 def compiler_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -130,11 +135,11 @@ def _buckets(fields: Mapping[str, Any], name: str, maximum: int) -> tuple[int, .
     return tuple(explicit) if explicit else generate_buckets(128, maximum)
 
 
-def _model_document(config: Mapping[str, Any]) -> Any:
+def model_document(config: Mapping[str, Any]) -> Any:
     """A model's configuration without what reaches no graph, at every depth."""
     left_out = {*IRRELEVANT_FIELDS, *SERVING_FIELDS}
     return _plain({
-        name: _model_document(value) if isinstance(value, Mapping) else value
+        name: model_document(value) if isinstance(value, Mapping) else value
         for name, value in config.items()
         if name not in left_out
     })  # fmt: skip

@@ -37,6 +37,7 @@ from neuron_artifacts.errors import ModelFormatError, RefusedError, SpecError
 from neuron_artifacts.events import Observer
 from neuron_artifacts.key import digest_of, make_key
 from neuron_artifacts.model import ModelSnapshot
+from neuron_artifacts.model.snapshot import read_json
 from neuron_artifacts.neuron_config import NeuronConfig
 from neuron_artifacts.spec import CompileSpec
 
@@ -79,7 +80,9 @@ class OptimumBackend:
         _refuse(spec)
         site = find_site(self.name, spec, environ)
         is_exported = not model.tensors
-        config = _configuration(spec, model)
+        config = (
+            _exported_configuration(spec, model) if is_exported else _configuration(spec, model)
+        )
         wanted = _wanted(spec, config, is_exported)
         graphs = {
             "backend": self.name,
@@ -122,7 +125,7 @@ class OptimumBackend:
     def examine(
         self,
         resolved: ResolvedSpec,
-        resources: Resources,
+        resources: Resources,  # noqa: ARG002
         environ: Mapping[str, str],  # noqa: ARG002
     ) -> tuple[Finding, ...]:
         """A model that would be compiled from scratch must be allowed to; see issue texts there."""
@@ -188,6 +191,39 @@ def _configuration(spec: CompileSpec, model: ModelSnapshot) -> NeuronConfig:
         max_context_length=context, enable_bucketing=False,
         context_encoding_buckets=(context,), token_generation_buckets=(seq_len,),
         torch_dtype=dtype,
+    )  # fmt: skip
+
+
+def _exported_configuration(spec: CompileSpec, model: ModelSnapshot) -> NeuronConfig:
+    """What a repository was exported for. Asking for something else is a contradiction.
+
+    Raises
+    ------
+    SpecError
+        The request asks for something else.
+    ModelFormatError
+        Its ``neuron_config.json`` is missing or malformed.
+    """
+    body = read_json((model.root or Path()) / "neuron_config.json")
+    asked = {"batch_size": spec.batch_size, "sequence_length": spec.seq_len,
+             "tp_degree": spec.tp_degree}  # fmt: skip
+    for (name, value), option in zip(
+        asked.items(), ("batch_size", "seq_len", "tp_degree"), strict=True
+    ):
+        if not isinstance(body.get(name), int):
+            raise ModelFormatError(f"{model.name}: neuron_config.json has no {name}")
+        if spec.origins[option] != "default" and value != body[name]:
+            raise SpecError(
+                f"{model.name} was exported with {name} {body[name]}, not {value}",
+                hint=f"leave {option} out, or export a checkpoint",
+            )
+    length = body["sequence_length"]
+    context = body.get("max_context_length")
+    context = context if isinstance(context, int) else length
+    return NeuronConfig(
+        tp_degree=body["tp_degree"], batch_size=body["batch_size"], seq_len=length,
+        max_context_length=context, enable_bucketing=False, context_encoding_buckets=(context,),
+        token_generation_buckets=(length,), torch_dtype=str(body.get("torch_dtype", "bfloat16")),
     )  # fmt: skip
 
 
