@@ -203,13 +203,14 @@ def _check_unsharded(directory: Path, config: Mapping[str, Any]) -> Iterator[Fin
     fields = config["neuron_config"]
     yield from _check_draft(config, fields)
     if fields.get("quantized"):
-        yield _judge_place(str(fields.get("quantized_checkpoints_path")), always=True)
+        yield _judge_place(str(fields.get("quantized_checkpoints_path")), None)
         return
     named = config.get("_name_or_path")
     if isinstance(named, str) and named and _exists(named):
         if not _is_same(named, directory):
-            yield _judge_place(named)
-            return
+            yield _judge_place(named, directory)
+            if not has_checkpoint(directory):
+                return
     elif not has_checkpoint(directory):
         yield Finding(
             "incomplete", "it holds no weights, and the checkpoint it would shard, "
@@ -219,11 +220,19 @@ def _check_unsharded(directory: Path, config: Mapping[str, Any]) -> Iterator[Fin
     yield from check_checkpoint(directory).findings
 
 
-def _judge_place(place: str, *, always: bool = False) -> Finding:
-    if (always and _exists(place)) or has_checkpoint(Path(place)):
+def _judge_place(place: str, directory: Path | None) -> Finding:
+    """A place that wins over the directory itself, whatever lies there."""
+    if directory is None:
+        found, here = _exists(place), False
+    else:
+        found, here = has_checkpoint(Path(place)), has_checkpoint(directory)
+    if found and here:
+        what = f"on this machine its weights are read from {place}, not from the directory"
+        return Finding("note", what, field=ELSEWHERE)
+    if found:
         what = f"its weights are not in it: they are sharded from {place} whenever it is loaded"
         return Finding("advice", what, field=ELSEWHERE)
-    what = f"it holds no weights, and there is no checkpoint at {place}"
+    what = f"its weights are looked for in {place!r:.200}, where there are none"
     return Finding("incomplete", what, field=ELSEWHERE)
 
 
