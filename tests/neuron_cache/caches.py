@@ -66,6 +66,11 @@ class Cache:
             config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
         return self._put(release, model_id, task, config, settings)
 
+    def add_config(self, release: str, config: dict[str, Any], model_id: str, **neuron: Any) -> str:
+        """Compile a decoder from 0.2.0 on whose configuration is given, not one of the models'."""
+        settings = _settings(release, RELEASES[release][0], model_id, neuron)
+        return self._put(release, model_id, "text-generation", config, settings)
+
     def add_traced(self, release: str, model: str, model_id: str, task: str, **neuron: Any) -> str:
         """Compile a model with fixed shapes; ``neuron`` holds the fields as they are written."""
         compiler, transformers = RELEASES[release]
