@@ -11,6 +11,9 @@ BACKENDS = {
     "cpu": "neuron_artifacts.backends.cpu.adapter:CpuBackend",
     "nxdi": "neuron_artifacts.backends.nxdi.adapter:NxdiBackend",
     "optimum": "neuron_artifacts.backends.optimum.adapter:OptimumBackend",
+    "transformers-neuronx": (
+        "neuron_artifacts.backends.transformers_neuronx.adapter:TransformersNeuronxBackend"
+    ),
 }
 
 

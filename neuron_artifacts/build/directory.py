@@ -8,10 +8,11 @@ from neuron_artifacts.artifact import GraphEntry
 from neuron_artifacts.artifact.manifest import Role
 from neuron_artifacts.backends import compiles
 from neuron_artifacts.backends.base import DirectoryBackend
-from neuron_artifacts.build.job import BuildJob
+from neuron_artifacts.build.job import BuildJob, pretty
 from neuron_artifacts.build.progress import ByteReport
 from neuron_artifacts.build.workspace import workspace
 from neuron_artifacts.errors import HubError, ModelNotFoundError
+from neuron_artifacts.model.snapshot import INDEX_NAME
 from neuron_artifacts.store import Staging
 
 
@@ -58,6 +59,8 @@ class DirectoryJob(BuildJob):
         """Weights the library has not sharded: it reads the checkpoint beside its graphs."""
         if any(file.role == "weights" for file in staging.files):
             return
+        if self.resolved.model.index is not None:
+            staging.write(INDEX_NAME, pretty(self.resolved.model.index), "model")
         files = [step.task.source for step in self.decision.weights]
         report = ByteReport("laying weights", sum(file.size for file in files), self.observe)
         for file in files:
@@ -70,7 +73,7 @@ class DirectoryJob(BuildJob):
 
 
 def _role(name: str, graphs: set[str]) -> Role:
-    if name in graphs:
+    if (name in graphs and not name.endswith(".json")) or name.endswith(".neff"):
         return "graph"
     is_weights = "weights/" in name or name.endswith((".safetensors", ".bin"))
     return "weights" if is_weights else "model"
