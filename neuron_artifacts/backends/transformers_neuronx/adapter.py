@@ -114,7 +114,7 @@ class TransformersNeuronxBackend:
         return BuiltDirectory(watcher.entries(), {"loader": None})
 
     def examine(self, *_: object) -> tuple[Finding, ...]:
-        note = "AWS's images from SDK 2.26 on come without transformers-neuronx; nxdi is its successor"
+        note = "SDK 2.26 and later come without transformers-neuronx; nxdi is its successor"
         return (Finding("warning", "legacy-backend", note),)
 
     def check_host(self, manifest: Manifest) -> list[str]:
