@@ -22,6 +22,9 @@ _CORES: _Rules = {
     "cores": ("error", "the ranks of one host are more than the largest machine of this kind has"),
     "cores-fit": ("note", "the smallest machines that have the cores and the memory"),
     "world-size": ("error", "`world_size` is no multiple of `tp_degree x pp_degree x ep_degree`"),
+    "moe-degrees": (
+        "warning", "`moe_tp_degree x moe_ep_degree` is another number than `tp_degree`",
+    ),
     "logical-cores": ("warning", "`logical_nc_config` was asked to be another than the platform's"),
     "heads-padded": ("warning", "query heads do not divide over the cores and are padded"),
     "kv-heads-replicated": ("note", "key-value heads are replicated to one a core"),

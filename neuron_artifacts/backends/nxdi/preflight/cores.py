@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from neuron_artifacts.backends.findings import Finding
 from neuron_artifacts.backends.nxdi.preflight.catalogue import finding
-from neuron_artifacts.backends.nxdi.preflight.heads import lay_heads
+from neuron_artifacts.backends.nxdi.preflight.heads import attention_degrees, lay_heads
 from neuron_artifacts.backends.nxdi.preflight.subject import Shape, Subject
 from neuron_artifacts.toolchain.platforms import instances_of
 
@@ -26,6 +26,7 @@ def check_cores(subject: Subject) -> Iterator[Finding]:
             "local_ranks_size",
         )
     yield from _check_world(subject)
+    yield from _check_experts(subject)
     asked = subject.asked.get("logical_nc_config", subject.asked.get("logical_neuron_cores"))
     if asked not in (None, -1, lnc):
         yield finding(
@@ -56,32 +57,48 @@ def _check_world(subject: Subject) -> Iterator[Finding]:
         )
 
 
+def _check_experts(subject: Subject) -> Iterator[Finding]:
+    """Source: ``qwen3-moe-tutorial.ipynb`` of aws-neuron-sdk."""
+    tp, ep = subject.field("moe_tp_degree", 1), subject.field("moe_ep_degree", 1)
+    whole = subject.fields["tp_degree"]
+    if ep > 1 and tp * ep != whole:
+        yield finding(
+            "moe-degrees",
+            f"moe_tp_degree {tp} x moe_ep_degree {ep} = {tp * ep}, and tp_degree is {whole}",
+        )
+
+
 def _heads(subject: Subject, shape: Shape, whose: str) -> Iterator[Finding]:
-    degree = subject.fields["tp_degree"]
+    for degree in attention_degrees(subject.fields):
+        yield from _laid_heads(shape, degree, whose)
+    yield from _flash_decoding(subject, shape, whose)
+
+
+def _laid_heads(shape: Shape, degree: int, whose: str) -> Iterator[Finding]:
     layout = lay_heads(shape, degree)
     if layout.heads != shape.heads:
         yield finding(
             "heads-padded",
-            f"{whose}{shape.heads} query heads do not divide over tp_degree {degree}: they are "
+            f"{whose}{shape.heads} query heads do not divide over {degree} cores: they are "
             f"padded to {layout.heads}, and {layout.heads - shape.heads} compute nothing",
             hint=f"a tp_degree that divides {shape.heads} wastes nothing",
         )
-    if shape.heads != shape.kv_heads and layout.kv_heads != shape.kv_heads:
-        copies = f"{whose}{shape.kv_heads} key-value heads become {layout.kv_heads}"
-        if layout.kv_heads == degree and degree % shape.kv_heads == 0:
-            yield finding(
-                "kv-heads-replicated",
-                f"{copies}, one a core: each is kept {degree // shape.kv_heads} times",
-            )
-        else:
-            yield finding(
-                "kv-heads-per-query",
-                f"{copies}, one for each query head, because tp_degree {degree} and "
-                f"{shape.kv_heads} do not divide",
-                hint=f"a tp_degree that divides {shape.kv_heads}, or a multiple of it, takes less "
-                "memory",
-            )
-    yield from _flash_decoding(subject, shape, whose)
+    if shape.heads == shape.kv_heads or layout.kv_heads == shape.kv_heads:
+        return
+    copies = f"{whose}{shape.kv_heads} key-value heads become {layout.kv_heads}"
+    if degree % shape.kv_heads == 0:
+        yield finding(
+            "kv-heads-replicated",
+            f"{copies}, one a core: each is kept {degree // shape.kv_heads} times",
+        )
+    else:
+        yield finding(
+            "kv-heads-per-query",
+            f"{copies}, one for each query head, because {degree} cores and {shape.kv_heads} "
+            "heads do not divide",
+            hint=f"a tp_degree that divides {shape.kv_heads}, or a multiple of it, takes less "
+            "memory",
+        )
 
 
 def _flash_decoding(subject: Subject, shape: Shape, whose: str) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuron_artifacts.backends.nxdi.levels import SdkLevel
-from neuron_artifacts.backends.nxdi.preflight.heads import lay_heads
+from neuron_artifacts.backends.nxdi.preflight.heads import attention_degrees, lay_heads
 from neuron_artifacts.backends.nxdi.preflight.subject import Shape
 from neuron_artifacts.model.safetensors_header import DTYPE_BITS, TensorInfo
 
@@ -110,18 +110,13 @@ def _share(info: TensorInfo, shape: Shape, fields: Mapping[str, Any]) -> float:
     module = _module(info.name)
     if module not in _ATTENTION:
         return 1.0 / tp
-    layout = lay_heads(shape, tp)
-    grown = layout.kv_heads / shape.kv_heads if module in ("k_proj", "v_proj") else (
-        layout.heads / shape.heads
-    )  # fmt: skip
-    return grown * _attention_copies(fields) / tp
-
-
-def _attention_copies(fields: Mapping[str, Any]) -> int:
-    """With context parallelism, prefilling has attention weights of its own, divided less."""
-    context = fields.get("cp_degree") or 1
-    data = fields.get("attention_dp_degree") or 1
-    return context if context == data else context + data
+    heads = {"k_proj": shape.kv_heads, "v_proj": shape.kv_heads}.get(module, shape.heads)
+    share = 0.0
+    for degree in attention_degrees(fields):
+        layout = lay_heads(shape, degree)
+        laid = layout.kv_heads if module in ("k_proj", "v_proj") else layout.heads
+        share += laid / heads / degree
+    return share
 
 
 def _cache_length(shape: Shape, fields: Mapping[str, Any], level: SdkLevel | None) -> int:

@@ -6,7 +6,9 @@ Source: ``determine_sharding_strategy`` and ``get_shardable_head_counts`` in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from neuron_artifacts.backends.nxdi.preflight.subject import Shape
 
@@ -36,3 +38,14 @@ def lay_heads(shape: Shape, degree: int) -> HeadLayout:
     if shape.kv_heads % degree == 0:
         return HeadLayout(degree, heads, shape.kv_heads)
     return HeadLayout(degree, heads, degree if degree % shape.kv_heads == 0 else heads)
+
+
+def attention_degrees(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    """Over how many cores attention is divided: prefilling and decoding may each have weights.
+
+    Source: ``modules/attention/attention_base.py``, where the two differ if ``cp_degree`` and
+    ``attention_dp_degree`` do.
+    """
+    tp = fields["tp_degree"]
+    others = (fields.get("cp_degree") or 1, fields.get("attention_dp_degree") or 1)
+    return tuple(sorted({tp // other or 1 for other in others}))

@@ -134,6 +134,16 @@ def test_experts_are_divided_and_their_router_is_not() -> None:
     assert found.per_core == 2 * (matrices // 2 + VECTORS + router)
 
 
+def test_prefilling_and_decoding_may_have_attention_weights_of_their_own() -> None:
+    plain = weights(tp_degree=8)
+    both = weights(tp_degree=8, cp_degree=4)
+    attention = 3 * (2 * 64 * 64 + 2 * 16 * 64)
+    once = 3 * (2 * 64 * 64 + 4 * 2 * 16 * 64) // 8  # 2 heads on 8 cores: kept 4 times
+    # Prefilling divides by 2, where the 2 key-value heads need no copies.
+    assert both.per_core - plain.per_core == 2 * (attention // 2)
+    assert plain.per_core == 2 * (once + (ELEMENTS - VECTORS - attention) // 8 + VECTORS)
+
+
 @given(st.sampled_from([1, 2, 3, 4, 8, 16, 32]), st.sampled_from([2, 4, 8]))
 def test_all_cores_together_hold_the_whole_model(degree: int, kv_heads: int) -> None:
     config = {**SMALL, "num_key_value_heads": kv_heads}
