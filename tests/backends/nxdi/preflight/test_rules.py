@@ -63,7 +63,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("world-size", {"tp_degree": 8, "world_size": 12}, "12 is no multiple .* 8 x 1 x 1 = 8"),
     ("moe-degrees", {"model": MIXTRAL, "moe_ep_degree": 4}, "1 x moe_ep_degree 4 = 4, .* 8"),
     ("logical-cores", {"target": "trn2", "logical_nc_config": 1}, "1 was asked .* 2 is compiled"),
-    ("heads-padded", {"tp_degree": 24}, "32 query heads .* 24 cores: they are padded to 48, and 16"),
+    ("heads-padded", {"tp_degree": 24}, "32 .* 24 cores: they are padded to 48, and 16"),
     ("kv-heads-replicated", {"tp_degree": 32}, "8 key-value heads become 32, .* 4 times"),
     ("kv-heads-per-query", {"tp_degree": 12}, "8 key-value heads become 36, one for each query"),
     ("flash-decoding-heads", {"tp_degree": 12, "flash_decoding_enabled": True}, "12 is no mult"),
