@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal[
-    "interrupted", "model_access", "disk_full", "device_memory", "too_many_instructions",
-    "unsupported_operator", "host_memory", "device_unavailable", "cached_failure",
-    "internal_error", "unknown",
+    "interrupted", "model_access", "hub_unreachable", "disk_full", "device_memory",
+    "too_many_instructions", "unsupported_operator", "host_memory", "device_unavailable",
+    "cached_failure", "internal_error", "unknown",
 ]  # fmt: skip
 
 _DETAIL_CHARACTERS = 240
@@ -98,6 +98,13 @@ _RULES = (
         ),
     ),
     _Rule(
+        "hub_unreachable",
+        "the hub could not be reached",
+        "check the connection, HF_ENDPOINT and HF_HUB_OFFLINE, or name a folder as the model",
+        # huggingface_hub, file_download.py and utils/_http.py
+        (r"LocalEntryNotFoundError", r"OfflineModeIsEnabled", r"locate the file on the Hub"),
+    ),
+    _Rule(
         "disk_full",
         "a disk is full",
         "free space where the artifact, the compiler's cache (/var/tmp/neuron-compile-cache, "
@@ -159,7 +166,7 @@ _RULES = (
         retryable=True,
     ),
 )
-_UNKNOWN = _Rule("unknown", "it failed", "the log may say more", ())
+_UNKNOWN = _Rule("unknown", "", "the log may say more", ())
 
 
 def classify(log: str, returncode: int | None, exception: str | None) -> Cause:

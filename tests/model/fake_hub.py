@@ -170,6 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, dict(fault.headers), fault.body, None)
         elif path.startswith("/cdn/"):
             self._send_blob(self._find_blob(hub, path.removeprefix("/cdn/")), {}, fault)
+        elif path.startswith("/api/models/") and "/tree/" in path:
+            self._send_tree(hub, path.removeprefix("/api/models/"), token)
         elif path.startswith("/api/models/"):
             self._send_info(hub, path.removeprefix("/api/models/"), parse_qs(url.query), token)
         elif "/resolve/" in path:
@@ -213,6 +215,19 @@ class _Handler(BaseHTTPRequestHandler):
             "tags": [], "downloads": 0, "likes": 0, "pipeline_tag": hub.tags.get(repo_id),
         }  # fmt: skip
         self._send(200, {"Content-Type": "application/json"}, json.dumps(info).encode(), None)
+
+    def _send_tree(self, hub: FakeHub, rest: str, token: str | None) -> None:
+        """``HfApi.list_repo_tree``, which ``snapshot_download`` asks; always recursive."""
+        repo_id, _, revision = rest.partition("/tree/")
+        found = self._find(hub, repo_id, revision, token, content=False)
+        if not found:
+            return
+        repository, commit = found
+        tree = [
+            {"type": "file", "path": name, "oid": _git_sha1(data), "size": len(data)}
+            for name, data in repository.commits[commit].items()
+        ]
+        self._send(200, {"Content-Type": "application/json"}, json.dumps(tree).encode(), None)
 
     def _resolve(self, hub: FakeHub, path: str, token: str | None, fault: Fault | None) -> None:
         repo_id, _, rest = path.partition("/resolve/")
