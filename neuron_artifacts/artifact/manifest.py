@@ -23,6 +23,9 @@ SIDECARS = frozenset({MANIFEST_NAME, PROVENANCE_NAME, SIGNATURE_NAME})
 SCHEMA = 1
 MAX_MANIFEST_BYTES = 64 << 20
 
+UNKNOWN = "unknown"
+"""What stands for a fact that nobody recorded, in an artifact that was adopted."""
+
 Role = Literal["graph", "weights", "model"]
 
 

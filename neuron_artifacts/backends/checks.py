@@ -22,11 +22,12 @@ def check_artifact(
     """:func:`verify_artifact`, and with ``host`` whether this machine can run what it finds."""
     return verify_artifact(
         directory, depth, digests=digests, on_bytes=on_bytes,
-        check_host=_reasons if host else None,
+        check_host=host_reasons if host else None,
     )  # fmt: skip
 
 
-def _reasons(manifest: Manifest) -> list[str]:
+def host_reasons(manifest: Manifest) -> list[str]:
+    """What keeps this machine from running an artifact, one line each."""
     try:
         return backend_of_artifact(manifest.backend).check_host(manifest)
     except IncompatibleError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_artifacts.artifact import GraphEntry, Manifest
+from neuron_artifacts.artifact.manifest import UNKNOWN
 from neuron_artifacts.backends.base import GraphTask, WeightTask
 from neuron_artifacts.backends.worker_runner import WorkerRunner, open_runner
 from neuron_artifacts.errors import IncompatibleError, ToolchainError
@@ -89,11 +90,12 @@ def serve_with_worker(
             hint="serve it with the toolchain it was compiled with (NEURON_ARTIFACTS_PYTHON), "
             "or compile it again",
         )
+    target = "native" if manifest.target == UNKNOWN else manifest.target
     platform = resolve_platform(
-        manifest.target, toolchain, os.environ, logical_nc_config=_logical_nc_config(manifest)
+        target, toolchain, os.environ, logical_nc_config=_logical_nc_config(manifest)
     )
     environ = {**os.environ, **platform.environ}
-    body = {**request, "action": "serve", "output": str(directory)}
+    body = {**request, "action": "serve", "output": str(directory.absolute())}
     return open_runner(open_worker(toolchain.python, worker, body, environ=environ))
 
 
@@ -110,7 +112,9 @@ def check_device(backend: str, manifest: Manifest) -> list[str]:
         found = choose_toolchain(backend, os.environ).platform
     except ToolchainError:
         return []  # a build host may hold artifacts it cannot run
-    if found is None or HARDWARE.get(found) == HARDWARE.get(manifest.target):
+    if found is None or manifest.target == UNKNOWN:
+        return []
+    if HARDWARE.get(found) == HARDWARE.get(manifest.target):
         return []
     return [f"built for {manifest.target}, and this host has {found}"]
 
@@ -150,5 +154,5 @@ def _changed_versions(here: Mapping[str, str], there: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {version} (here: {here.get(name, 'none')})"
         for name, version in sorted(there.items())
-        if here.get(name) != version
+        if version not in (UNKNOWN, here.get(name))
     )

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "list": "list_:list_command",
     "inspect": "inspect_:inspect_command",
     "validate": "validate:validate_command",
+    "adopt": "adopt:adopt_command",
     "serve": "serve:serve_command",
     "generate": "generate:generate_command",
     "verify": "verify:verify_command",

@@ -26,7 +26,7 @@ COMPILER_VARIABLES = (
 )  # fmt: skip
 """The environment variables that reach compiled code; no other one enters a key."""
 
-_LAYOUT = ("start_rank_id", "local_ranks_size", "save_sharded_checkpoint", "skip_sharding")
+LAYOUT_FIELDS = ("start_rank_id", "local_ranks_size", "save_sharded_checkpoint", "skip_sharding")
 _PATHS = ("quantized_checkpoints_path",)
 _WRAPPER_FLAGS = ("--cache_dir", "--no_cache", "--retry_failed_compilation", "--log_level")
 _MIN_PREFIX_BUCKET = 512
@@ -52,7 +52,9 @@ def graphs_document(
         "target": target,
         "toolchain": dict(toolchain),
         "neuron_config": _plain({
-            name: value for name, value in neuron_config.items() if name not in (*_LAYOUT, *_PATHS)
+            name: value
+            for name, value in neuron_config.items()
+            if name not in (*LAYOUT_FIELDS, *_PATHS)
         }),
         "model": model_document(config),
         "environment": compiler_environment(environ),
@@ -71,7 +73,7 @@ def weights_document(
 ) -> dict[str, Any]:
     """Everything that is laid beside the graphs. ``adapters``: LoRA name to file to SHA-256."""
     document = checkpoint_document(model)
-    document["layout"] = {name: neuron_config.get(name) for name in _LAYOUT}
+    document["layout"] = {name: neuron_config.get(name) for name in LAYOUT_FIELDS}
     if draft is not None:
         document["draft"] = _digests(draft, draft.weight_files)
     if adapters:
