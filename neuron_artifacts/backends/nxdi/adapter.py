@@ -130,7 +130,7 @@ class NxdiBackend:
         *,
         threads: int | None,  # noqa: ARG002
     ) -> Runner:
-        request = {"model": str(directory)}
+        request = {"model": str(directory.absolute())}
         return serve_with_worker(self.name, WORKER, directory, manifest, request)
 
 
