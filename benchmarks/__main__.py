@@ -1,4 +1,4 @@
-"""``python -m benchmarks [depth] [hit] [generation]``: print the tables of README.md."""
+"""``python -m benchmarks [SECTION…]``: print the tables of README.md, or some of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import describe_machine
 
-SECTIONS = ("depth", "hit", "generation")
+SECTIONS = ("depth", "hit", "generation", "cache_lookup")
 
 
 def main() -> None:
