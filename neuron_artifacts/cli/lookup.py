@@ -122,7 +122,7 @@ def _list(spec: CompileSpec, asked: list[Source], offline: bool, as_json: bool) 
     return 0
 
 
-_PLACES = ("model", "backend", "store", "output", "jobs")
+_PLACES = ("model", "backend", "store", "output", "jobs", "python", "allow_compile")
 
 
 def _refuse_idle_options(options: CacheOptions, asked: list[Source]) -> None:

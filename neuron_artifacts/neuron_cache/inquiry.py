@@ -137,8 +137,10 @@ class Inquiry:
         return open_model(self._model, self._hub, revision=self._revision)
 
 
-def request_of(spec: CompileSpec) -> CacheRequest:
+def request_of(spec: CompileSpec, *, host_target: str | None = None) -> CacheRequest:
     """What a compile request asks of a cache: the options somebody set.
+
+    ``host_target`` is the target of this host's device, wanted unless another is asked for.
 
     Raises
     ------
@@ -147,6 +149,8 @@ def request_of(spec: CompileSpec) -> CacheRequest:
     """
     asked = {n: getattr(spec, n) for n, o in spec.origins.items() if o != "default" and n in _NAMES}
     fields: dict[str, Any] = {_NAMES[name]: value for name, value in asked.items()}
+    if fields.get("target") in (None, "native"):
+        fields["target"] = host_target
     other = dict(spec.extra)
     if spec.max_context_length is not None:
         other["max_context_length"] = spec.max_context_length

@@ -1,4 +1,4 @@
-"""Which optimum-neuron and compiler would use a cache here, read from the disk: nothing is run."""
+"""Who would use a cache here: the installed optimum-neuron and compiler, and the device."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+TARGET_VARIABLE = "NEURON_PLATFORM_TARGET_OVERRIDE"
 
 _NAMED = re.compile(r"(?P<name>\w+)-(?P<version>[^-]+)\.dist-info")
 _PACKAGES = "lib/python3*/site-packages"
@@ -22,7 +24,10 @@ class Installed:
 def find_installed(
     environ: Mapping[str, str], *, python: str | None = None, root: Path = Path("/")
 ) -> Installed | None:
-    """The first interpreter that has optimum-neuron: the one named, the active ones, AWS's."""
+    """The first interpreter that has optimum-neuron: the one named, the active ones, AWS's.
+
+    Read from the disk: no interpreter is started.
+    """
     from neuron_artifacts.toolchain.interpreters import find_candidates
 
     for candidate in find_candidates(environ, python=python, root=root):
@@ -32,6 +37,17 @@ def find_installed(
             if release:
                 return Installed(release, _compiler(packages))
     return None
+
+
+def find_target(environ: Mapping[str, str], *, root: Path = Path("/")) -> str | None:
+    """The target of this host's device, or the one that the environment sets instead."""
+    if forced := environ.get(TARGET_VARIABLE, "").strip():
+        return forced
+    if not any((root / "dev").glob("neuron[0-9]*")):
+        return None
+    from neuron_artifacts.toolchain.machine import read_machine
+
+    return read_machine(environ, root=root).platform
 
 
 def _compiler(packages: Path) -> str | None:

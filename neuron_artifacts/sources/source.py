@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from neuron_artifacts.events import Observer, ignore
 from neuron_artifacts.neuron_cache import CacheOptions, Hub, Inquiry, request_of
-from neuron_artifacts.neuron_cache.installed import find_installed
+from neuron_artifacts.neuron_cache.installed import find_installed, find_target
 from neuron_artifacts.spec import CompileSpec
 
 if TYPE_CHECKING:
@@ -110,8 +110,9 @@ class Lookup:
     @cached_property
     def inquiry(self) -> Inquiry:
         """The same request as Neuron cache entries describe it."""
+        request = request_of(self.spec, host_target=find_target(self.environ))
         return Inquiry(
-            self.spec.model, request_of(self.spec), Hub(offline=self.offline),
+            self.spec.model, request, Hub(offline=self.offline),
             revision=self.spec.revision, options=self.usable,
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_artifacts.neuron_cache.installed import Installed, find_installed
+from neuron_artifacts.neuron_cache.installed import Installed, find_installed, find_target
 
 
 def put_environment(root: Path, *packages: str) -> Path:
@@ -53,3 +53,15 @@ def test_the_first_that_has_it_counts(tmp_path: Path) -> None:
     environ = {"VIRTUAL_ENV": str(tmp_path / "bare"), "PATH": f"{tmp_path}/active/bin"}
     assert find_installed(environ, root=tmp_path) == Installed("0.4.3", None)
     assert find_installed({}, root=tmp_path) == Installed("0.4.1", None)
+
+
+def test_the_device_of_this_host_is_the_target(tmp_path: Path) -> None:
+    assert find_target({}, root=tmp_path) is None
+    assert find_target({"NEURON_PLATFORM_TARGET_OVERRIDE": "trn2"}, root=tmp_path) == "trn2"
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "neuron0").touch()
+    name = tmp_path / "sys" / "devices" / "virtual" / "dmi" / "id" / "product_name"
+    name.parent.mkdir(parents=True)
+    name.write_text("inf2.48xlarge\n")
+    assert find_target({}, root=tmp_path) == "inf2"
+    assert find_target({"NEURON_PLATFORM_TARGET_OVERRIDE": "trn1"}, root=tmp_path) == "trn1"

@@ -56,6 +56,10 @@ def cache(hub: CacheHub) -> Cache:
 def test_only_options_that_were_set_are_asked_for() -> None:
     assert request_of(spec()).wanted() == {}
     assert request_of(spec(target="inf2")).wanted() == {"target": "trn1"}
+    assert request_of(spec(target="native")).wanted() == {}
+    for asked in (spec(), spec(target="native")):
+        assert request_of(asked, host_target="inf2").wanted() == {"target": "trn1"}
+    assert request_of(spec(target="trn2"), host_target="inf2").wanted() == {"target": "trn2"}
     override = {"continuous_batching": True, "fused_qkv": True}
     request = request_of(spec(batch_size="4", seq_len="4096", override_neuron_config=override))
     assert request.wanted() == {
