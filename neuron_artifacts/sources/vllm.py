@@ -83,7 +83,7 @@ def _summarise(entries: Sequence[CacheEntry]) -> list[dict[str, Any]]:
     for target in sorted({entry.target or "" for entry in entries}):
         members = [entry for entry in entries if (entry.target or "") == target]
         states = Counter(entry.state for entry in members)
-        counts = {state: states[state] for state in vllm_neuron.STATES}
+        counts: dict[str, int] = {state: states[state] for state in vllm_neuron.STATES}
         size = sum(entry.size for entry in members)
         rows.append({"target": target or None, **counts, "bytes": size})
     return rows

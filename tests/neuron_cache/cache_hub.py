@@ -70,11 +70,7 @@ class _CacheHandler(_Handler):
     def _send_info(
         self, hub: FakeHub, rest: str, query: dict[str, list[str]], token: str | None
     ) -> None:
-        assert isinstance(hub, CacheHub)
-        if "/tree/" in rest:
-            repo_id, _, place = rest.partition("/tree/")
-            self._send_tree(hub, repo_id, place, query, token)
-        elif rest.endswith("/refs") or "/commits/" in rest:
+        if rest.endswith("/refs") or "/commits/" in rest:
             repo_id, _, revision = rest.removesuffix("/refs").partition("/commits/")
             found = self._find(hub, repo_id, revision or "main", token, content=True)
             if found:
@@ -86,11 +82,10 @@ class _CacheHandler(_Handler):
         else:
             super()._send_info(hub, rest, query, token)
 
-    def _send_tree(
-        self, hub: CacheHub, repo_id: str, place: str, query: dict[str, list[str]],
-        token: str | None,
-    ) -> None:  # fmt: skip
+    def _send_tree(self, hub: FakeHub, rest: str, token: str | None) -> None:
+        repo_id, _, place = rest.partition("/tree/")
         revision, _, folder = place.partition("/")
+        query = parse_qs(urlsplit(self.path).query)
         found = self._find(hub, repo_id, revision, token, content=True)
         if not found:
             return
@@ -100,10 +95,11 @@ class _CacheHandler(_Handler):
             self._fail(404, "EntryNotFound", f"{folder} does not exist")
             return
         start = int(query.get("cursor", ["0"])[0])
-        size = min(hub.page, _EXPANDED_PAGE) if query.get("expand") == ["true"] else hub.page
+        page = self._hub.page
+        size = min(page, _EXPANDED_PAGE) if query.get("expand") == ["true"] else page
         headers = {"Content-Type": "application/json"}
         if start + size < len(rows):
-            host = hub.next_host or hub.url
+            host = self._hub.next_host or hub.url
             path = self.path.partition("&cursor=")[0]
             headers["Link"] = f'<{host}{path}&cursor={start + size}>; rel="next"'
         self._send(200, headers, json.dumps(rows[start : start + size]).encode(), None)
