@@ -129,7 +129,10 @@ def read_manifest(directory: Path) -> Manifest:
         if directory.is_dir() and not any(directory.iterdir()):
             raise MissError("the directory is empty") from None
         raise IncompleteError(
-            f"it has no {MANIFEST_NAME}, so it is no artifact of ours, or an unfinished one"
+            f"it has no {MANIFEST_NAME}, so it is no artifact of ours, or an unfinished one",
+            hint="what vLLM compiled is taken in with `neuron-artifacts adopt`"
+            if (directory / "model.pt").exists()
+            else None,
         ) from None
     except OSError as error:
         raise CorruptError(f"{MANIFEST_NAME} cannot be read: {error.strerror}") from None

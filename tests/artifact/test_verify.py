@@ -93,6 +93,13 @@ def test_without_a_manifest(
     assert type(verdict.error()) is error
 
 
+def test_what_vllm_compiled_is_pointed_to_adopt(tmp_path: Path) -> None:
+    (tmp_path / "model.pt").write_bytes(b"")
+    hint = verify_artifact(tmp_path).hint
+    assert hint
+    assert "adopt" in hint
+
+
 def test_links_are_refused(artifact: Path, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     shutil.move(artifact / "graphs", target)

@@ -1,0 +1,156 @@
+"""validate, inspect, adopt and list on what Neuron libraries write, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.artifact.neuron_files import (
+    make_model_pt,
+    make_neff,
+    write,
+    write_entry,
+    write_nxdi,
+    write_optimum,
+)
+from tests.cli.run import run
+from tests.models import copy_model
+from tests.toolchain.environments import NXDI, make_environment
+
+QUIET = {"NEURON_ARTIFACTS_PYTHON": "", "NEURON_PLATFORM_TARGET_OVERRIDE": ""}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_nxdi(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "word", "field", "code"),
+    [
+        ("trn1", "usable", None, 0),
+        ("inf2.xlarge", "usable", None, 0),
+        ("trn2", "incompatible", "logical_nc_config", 4),
+    ],
+)
+def test_validate_for_a_target(
+    source: Path, target: str, word: str, field: str | None, code: int
+) -> None:
+    result = run("validate", source, "--target", target, "--json", **QUIET)
+    assert (result.code, result.data["verdict"], result.data["exit_code"]) == (code, word, code)
+    assert [finding["field"] for finding in result.data["findings"]] == ([field] if field else [])
+    text = run("validate", source, "--target", target, **QUIET)
+    assert text.out.startswith(f"{source}: {word} (quick)")
+
+
+def test_validate_for_libraries(tmp_path: Path) -> None:
+    directory = write_optimum(tmp_path)
+    packages = {**NXDI, "optimum-neuron": "0.4.6"}
+    python = make_environment(tmp_path / "venv", packages)
+    result = run("validate", directory, "--python", python, "--json", **QUIET)
+    assert (result.code, result.data["verdict"]) == (0, "recompile advised")
+    assert [f["field"] for f in result.data["findings"]] == ["neuronx-cc"]
+    assert (
+        "advice: it was compiled with neuronx-cc 2.21.33363.0"
+        in run("validate", directory, "--python", python, **QUIET).out
+    )
+    bare = make_environment(tmp_path / "bare")
+    lacking = run("validate", directory, "--python", bare, "--json", **QUIET)
+    assert (lacking.code, lacking.data["verdict"]) == (4, "incompatible")
+
+
+def test_validate_of_half_a_compile(source: Path) -> None:
+    (source / "model.pt").unlink()
+    result = run("validate", source, "--json", **QUIET)
+    assert (result.code, result.data["verdict"], result.data["status"]) == (
+        5, "corrupt", "incomplete",
+    )  # fmt: skip
+    assert "interrupted" in result.data["problems"][0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--target", "gpu"), ("--python", "/nowhere/python")]
+)  # fmt: skip
+def test_validate_against_nothing(source: Path, arguments: tuple[str, str]) -> None:
+    assert run("validate", source, *arguments, **QUIET).code in (1, 2)
+
+
+def test_a_target_means_nothing_elsewhere(tmp_path: Path) -> None:
+    result = run("validate", tmp_path, "--target", "trn1", **QUIET)
+    assert result.code == 2
+    assert "not the work of a Neuron library" in result.err
+
+
+def test_inspect_shows_neffs_configuration_and_shards(source: Path) -> None:
+    data = run("inspect", source, "--json").data["neuron"]
+    assert (data["kind"], data["config_md5"]) == ("nxdi", source.name)
+    assert data["neuron_config"]["quantize_clamp_bound"] == "inf"
+    assert [(neff["path"], neff["name"], neff["major"]) for neff in data["neffs"]] == [
+        ("model.pt", "graph", 2), ("model.pt", "b", 2),
+    ]  # fmt: skip
+    assert [shard["path"] for shard in data["shards"]] == [
+        f"weights/tp{rank}_sharded_checkpoint.safetensors" for rank in (0, 1)
+    ]
+    text = run("inspect", source).out
+    for part in (source.name, "model.pt", "tp1_sharded_checkpoint.safetensors", "2.0.1.0%"):
+        assert part in text
+
+
+def test_inspect_shows_what_is_broken(source: Path) -> None:
+    write(source / "model.pt", b"nothing")
+    result = run("inspect", source)
+    assert result.code == 0
+    assert "corrupt" in result.out
+    assert run("inspect", source.parent / "none").code == 3
+
+
+def test_inspect_of_a_cache_of_vllm_neuron(tmp_path: Path) -> None:
+    entry = write_entry(tmp_path)
+    data = run("inspect", tmp_path, "--json").data["neuron"]
+    assert data["kind"] == "vllm-neuron"
+    assert data["neffs"][0]["path"] == f"{entry.name}/graph_{entry.name}.neff"
+
+
+def test_adopt_then_everything_else(tmp_path: Path, source: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    result = run("adopt", source, "--model", model, "--json", cwd=tmp_path)
+    assert result.code == 0
+    path = Path(result.data["path"])
+    assert path.name == result.data["key"]
+    assert result.data["serve"]["md5"] == source.name
+    assert result.data["left_out"] == []
+    checked = run("validate", path, "--full", "--json", **QUIET)
+    assert (checked.code, checked.data["verdict"], checked.data["key"]) == (0, "usable", path.name)
+    assert run("validate", path, "--target", "trn2", **QUIET).code == 4
+    assert run("inspect", path, "--json").data["neuron"]["config_md5"] == source.name
+    listed = run("list", "--json", cwd=tmp_path).data["artifacts"]
+    assert [(row["key"], row["status"], row["backend"]) for row in listed] == [
+        (path.name, "ok", "nxdi")
+    ]
+    again = run("adopt", source, "--model", model, cwd=tmp_path)
+    assert "was there already" in again.out
+    assert json.loads((path / "artifact.json").read_bytes())["key"] == path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code", "message"),
+    [
+        ("model.pt", None, 5, "is missing"),
+        ("model.pt", make_model_pt([make_neff()])[:-30], 5, "cut short"),
+        ("neuron_config.json", b"{", 5, "no JSON"),
+        ("artifact.json", b"{}", 2, "manifest already"),
+    ],
+)
+def test_adopt_refuses_with_the_reason(
+    tmp_path: Path, source: Path, name: str, data: bytes | None, code: int, message: str
+) -> None:
+    if data is None:
+        (source / name).unlink()
+    else:
+        write(source / name, data)
+    result = run("adopt", source, "--json", cwd=tmp_path)
+    assert (result.code, result.data["error"]["exit_code"]) == (code, code)
+    assert message in result.data["error"]["message"]
+    assert not list((tmp_path / "neuron-compiled-artifacts").glob("[0-9a-f]*"))
