@@ -57,11 +57,24 @@ def report(outcome: Outcome, what: str, log: Path, compile_directory: Path) -> R
         told.append(_ending(outcome.returncode))
     story = ": ".join(dict.fromkeys(part for part in told if part))
     message = f"{what} failed: {story} (log: {log})"
-    lines = printed.strip().splitlines()[-_EXCERPT_LINES:]
+    lines = _without_frames(printed.strip().splitlines())[-_EXCERPT_LINES:]
     return Report(cause, message, "\n".join(lines))
 
 
 _BROKEN = "something in that interpreter writes where only the worker may; the log may say what"
+
+
+def _without_frames(lines: list[str]) -> list[str]:
+    """Leave out Python's stack frames: they are in the log, and say nothing to most people."""
+    kept: list[str] = []
+    inside = False
+    for line in lines:
+        if line.startswith("Traceback (most recent call last)"):
+            inside = True
+        elif not (inside and line.startswith(" ")):
+            inside = False
+            kept.append(line)
+    return kept
 
 
 def _exception(failed: Mapping[str, Any] | None) -> str | None:

@@ -50,11 +50,14 @@ def environment(job: Job) -> dict[str, str]:
     """The caller's variables, with those that a reproducible, private compile needs.
 
     A LoRA configuration depends on the hash seed, and libneuronxla looks for ``neuronx-cc`` on
-    ``PATH``, where it is only if its virtual environment was activated.
+    ``PATH``, where it is only if its virtual environment was activated. What could bring in other
+    libraries than the probe has seen, and so the key names, is left out.
     """
     path = [str(job.python.parent), job.environ.get("PATH", os.defpath)]
+    kept = {n: v for n, v in job.environ.items() if n not in ("PYTHONPATH", "PYTHONHOME")}
     return {
-        **job.environ,
+        **kept,
+        "PYTHONNOUSERSITE": "1",
         "BASE_COMPILE_WORK_DIR": f"{job.compile_directory}{os.sep}",
         "PATH": os.pathsep.join(path),
         "PYTHONHASHSEED": "0",

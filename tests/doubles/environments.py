@@ -9,7 +9,7 @@ from __future__ import annotations
 import sysconfig
 from pathlib import Path
 
-from tests.toolchain.environments import make_environment, site_packages
+from tests.toolchain.environments import NXDI, make_environment, site_packages
 
 DOUBLES = Path(__file__).parent
 
@@ -19,6 +19,7 @@ PACKAGES = {
         "torch-neuronx": "2.8.0.2.10.16998", "neuronx-distributed": "0.15.22404",
         "torch": "2.8.0", "transformers": "4.57.3",
     },
+    "nxdi": NXDI,
     "transformers_neuronx": {
         "transformers-neuronx": "0.13.322", "neuronx-cc": "2.16.372.0",
         "torch-neuronx": "2.5.1.2.4.0", "torch": "2.5.1", "transformers": "4.45.2",

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from neuron_artifacts.backends.findings import Finding
+from neuron_artifacts.backends.nxdi.families import FAMILIES
+from neuron_artifacts.backends.nxdi.levels import level_of
+from neuron_artifacts.backends.nxdi.neuron_config import field_defaults
 from neuron_artifacts.backends.nxdi.preflight.catalogue import RULES
+from neuron_artifacts.errors import SpecError
 from neuron_artifacts.toolchain.platforms import GIB
 from tests.backends.nxdi.preflight.requests import (
     LLAMA_8B,
@@ -22,6 +28,7 @@ from tests.backends.nxdi.preflight.requests import (
     snapshot,
 )
 
+LLAMA = FAMILIES["LlamaForCausalLM"]
 MLP_KERNEL = {"quantized_mlp_kernel_enabled": True}
 BLOCK_KERNEL = {"attn_block_tkg_nki_kernel_enabled": True, "qkv_kernel_enabled": True}
 CONTINUOUS = {"attention_dp_degree": 2, "batch_size": 4, "is_continuous_batching": True}
@@ -148,6 +155,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("dtype-range", {"torch_dtype": "float16"}, "65504"),
     ("dtype-mixed", {"torch_dtype": "float32", "cast_type": "as-declared"}, "keeps BF16"),
     # NeuronConfig
+    ("value-unusable", {"attention_dp_degree": 0}, "unusable value"),
     ("argument-unknown", {"tensor_parallel": 8}, "SDK 2.29 has no tensor_parallel"),
     ("argument-unknown", {"sdk": "2.21", "cp_degree": 2}, "SDK 2.21 has no cp_degree"),
     ("argument-computed", {"kv_cache_tiling": True}, "kv_cache_tiling is computed"),
@@ -279,6 +287,20 @@ def test_all_findings_come_at_once_worst_first() -> None:
     ranks = ["error", "warning", "note"]
     severities = [ranks.index(finding.severity) for finding in found]
     assert severities == sorted(severities)
+
+
+ODD = st.sampled_from([0, 1, -1, 3, 2.5, True, None, "", "x", "bfloat16", [], [0], ["x"], {}])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(field_defaults(LLAMA, level_of("2.29")))), ODD,
+                       max_size=4))  # fmt: skip
+def test_no_value_makes_preflight_fail(arguments: dict[str, Any]) -> None:
+    try:
+        findings = examine_request(**arguments)
+    except SpecError:
+        return  # the fields themselves cannot be filled in
+    assert all(finding.rule in RULES for finding in findings)
 
 
 def named(findings: tuple[Finding, ...], rule: str) -> list[Finding]:

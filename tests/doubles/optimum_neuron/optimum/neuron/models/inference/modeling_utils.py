@@ -6,6 +6,7 @@ loading 391-450), ``llama/modeling_llama.py:341`` (defaults) and ``backend/modul
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import neuron_double as native
@@ -62,15 +63,14 @@ class NeuronPreTrainedModel:
                 f"NEURON_PLATFORM_TARGET_OVERRIDE environment variable is set to {forced}"
             )
         builders = cls.create_graph_builders(config, neuron_config)
-        traced = b"".join(native.compile_graph(name) for name in builders)
+        traced = [native.make_neff(native.compile_graph(name)) for name in builders]
         return cls(config, neuron_config, traced, builders)
 
     def save_pretrained(self, save_directory):
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         self.neuron_config.save_pretrained(save_directory)
         self.config.save_pretrained(save_directory)
-        with Path(save_directory, "model.pt").open("wb") as file:
-            file.write(self._traced_model)
+        native.save_torchscript(Path(save_directory, "model.pt"), self._traced_model)
         source = self.config._name_or_path
         if Path(source).is_dir():
             self.shard_checkpoint(source, Path(save_directory, "checkpoint"))
@@ -86,8 +86,7 @@ class NeuronPreTrainedModel:
         for rank in range(first, first + self.neuron_config.local_ranks_size):
             if native.knob("lost_shard") != str(rank):
                 name = f"tp{rank}_sharded_checkpoint.safetensors"
-                with Path(folder, name).open("wb") as file:
-                    file.write(b"shard %d" % rank)
+                shutil.copyfile(Path(src_path, "model.safetensors"), Path(folder, name))
 
     @classmethod
     def from_pretrained(cls, model_id, revision=None, token=None):
