@@ -75,14 +75,16 @@ def report_outcome(
     del body["source"], body["status"]
     return SourceReport(
         outcome.source, kind, outcome.status, where, _reason(outcome), rows, nearest,
-        configuration=_configuration(outcome), saves=_saves(outcome), usable=usable,
+        configuration=_configuration(outcome), saves=_saves(outcome),
+        usable=usable and not _is_disproved(outcome),
         facts={**body, **(facts or {})}, detail=outcome,
     )  # fmt: skip
 
 
 def _reason(outcome: SourceOutcome) -> str:
     if outcome.status == "hit":
-        return count(len(outcome.rows), "cached configuration")
+        missing = ", but the graphs are missing" if _is_disproved(outcome) else ""
+        return count(len(outcome.rows), "cached configuration") + missing
     return _REASONS.get(outcome.status) or outcome.error or "it did not answer"
 
 
@@ -96,10 +98,17 @@ def _configuration(outcome: SourceOutcome) -> str | None:
 
 
 def _saves(outcome: SourceOutcome) -> str | None:
+    if _is_disproved(outcome):
+        return None
     if outcome.status == "hit":
         proved = any(row.proved for row in outcome.rows)
         return "the compile" if proved else "the compile, if a trace asks for the same graphs"
     return _SAVES.get(outcome.status)
+
+
+def _is_disproved(outcome: SourceOutcome) -> bool:
+    """Whether it was looked for the graphs of every row, and none has them."""
+    return bool(outcome.rows) and all(row.proved is False for row in outcome.rows)
 
 
 def _url(outcome: SourceOutcome) -> str:

@@ -56,12 +56,13 @@ def choose_sources(
     store: str,
     environ: Mapping[str, str],
     options: CacheOptions,
+    remotes: Sequence[Source] = (),
     names: Sequence[str] = (),
     every: bool = False,
 ) -> list[Source]:
     """The sources to ask, nearest first: those named, or those that serve the backend.
 
-    Without a backend, or with ``every``, all of them.
+    Without a backend, or with ``every``, all of them. ``remotes`` are those configured.
 
     Raises
     ------
@@ -72,6 +73,7 @@ def choose_sources(
         StoreSource(store),
         PersistentSource(environ),
         VllmSource(environ),
+        *remotes,
         HubSource(options, usable=backend in (None, "optimum") or "hf" in names),
     ]
     unknown = set(names) - {source.name for source in known} - {REMOTES}
@@ -80,6 +82,8 @@ def choose_sources(
             f"no source is called {', '.join(sorted(unknown))}",
             hint=f"there are {', '.join(source.name for source in known)} and {REMOTES}",
         )
+    if REMOTES in names and not remotes:
+        raise UsageError("no remote is configured", hint="neuron-artifacts remote add NAME URL")
     serving = SERVED_BY.get(backend or "", ("store", REMOTES))
     wanted = names or (None if every or backend is None else serving)
     return [source for source in known if wanted is None or _is_wanted(source, wanted)]

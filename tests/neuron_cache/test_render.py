@@ -127,6 +127,17 @@ def test_a_traced_row_keeps_its_own_names() -> None:
     assert "graphs present" in text
 
 
+def test_a_traced_row_without_graphs_is_no_hit(hub: CacheHub, cache: Cache) -> None:
+    cache.files = {name: data for name, data in cache.files.items() if "/MODULE_" not in name}
+    hub.commit(REPO, cache.files)
+    asked = spec("org/classifier", seq_len="128")
+    assert look(asked).found
+    proved = look(asked, prove=True)
+    assert not proved.found
+    assert "graphs are missing" in proved.reports[0].reason
+    assert "graphs MISSING" in lookup_text(proved)
+
+
 @pytest.mark.usefixtures("cache")
 def test_a_compiled_model_is_named(hub: CacheHub) -> None:
     config = {**LLAMA, "vocab_size": 5}

@@ -84,6 +84,22 @@ def test_an_unknown_source_is_usage() -> None:
     assert "hf" in str(caught.value.hint)
 
 
+def test_remotes_come_before_the_hub_and_may_be_named() -> None:
+    remotes = [Answering("team", "hit", kind="remote"), Answering("ci", "hit", kind="remote")]
+
+    def choose(backend: str | None, *asked: str) -> list[str]:
+        return names(choose_sources(
+            backend, store=".", environ={}, options=CacheOptions(), remotes=remotes, names=asked
+        ))  # fmt: skip
+
+    assert choose("cpu") == ["store", "team", "ci"]
+    assert choose(None)[-3:] == ["team", "ci", "hf"]
+    assert choose("cpu", "ci") == ["ci"]
+    assert choose("cpu", "remotes", "store") == ["store", "team", "ci"]
+    with pytest.raises(UsageError, match="no remote is configured"):
+        choose_sources("cpu", store=".", environ={}, options=CacheOptions(), names=["remotes"])
+
+
 def test_answers_keep_the_order_of_sources_whatever_is_faster() -> None:
     sources = [Answering("a", "miss", distant=True), Answering("b", "near"),
                Answering("c", "hit", distant=True), Answering("d", "absent")]  # fmt: skip
