@@ -25,6 +25,7 @@ _KERNEL = re.compile(r"[0-9a-f]{20}\.neff")
 _ENTRY = re.compile(r"[0-9a-f]{32}")
 _METADATA = re.compile(r"\.artifact_metadata_v\d+\.json")
 _MAX_METADATA = 1 << 20
+_CACHES = ("", "compile_cache/", "neuron/compile_cache/")  # below VLLM_CACHE_ROOT
 
 Contents = tuple[tuple["LooseNeff", ...], list[Finding]]
 
@@ -78,9 +79,10 @@ def _entries(directory: Path) -> list[tuple[str, str]]:
     if _ENTRY.fullmatch(directory.name) and (directory / GRAPH).is_file():
         return [("", directory.name)]
     return [
-        (f"{name}/", name)
-        for name in _names(directory)
-        if _ENTRY.fullmatch(name) and (directory / name / GRAPH).is_file()
+        (f"{prefix}{name}/", name)
+        for prefix in _CACHES
+        for name in _names(directory / prefix)
+        if _ENTRY.fullmatch(name) and (directory / prefix / name / GRAPH).is_file()
     ]
 
 

@@ -99,11 +99,7 @@ def read_neuron_directory(directory: Path, *, full: bool = False) -> NeuronDirec
     if kind is None:
         raise IncompleteError("it holds nothing that a Neuron library has written")
     if kind in ("transformers-neuronx", "vllm-neuron"):
-        read = read_kernels if kind == "transformers-neuronx" else read_entries
-        neffs, problems = read(directory, full=full)
-        return NeuronDirectory(
-            directory, kind, None, {}, (), neffs, (), sort_findings(problems)
-        )  # fmt: skip
+        return _read_loose(directory, kind, config, full)
     content = config.content if config else {}
     fields = content if kind == "optimum" else _object(content, "neuron_config")
     models, more = _read_models(directory, _model_names(directory, kind), full)
@@ -116,6 +112,16 @@ def read_neuron_directory(directory: Path, *, full: bool = False) -> NeuronDirec
     return NeuronDirectory(
         directory, kind, config, fields, models, (), shards, sort_findings(findings)
     )
+
+
+def _read_loose(
+    directory: Path, kind: Kind, config: NeuronConfigFile | None, full: bool
+) -> NeuronDirectory:
+    """NEFFs that are files; a configuration beside them is whoever's who saved them."""
+    read = read_kernels if kind == "transformers-neuronx" else read_entries
+    neffs, findings = read(directory, full=full)
+    fields = config.content if config else {}
+    return NeuronDirectory(directory, kind, config, fields, (), neffs, (), sort_findings(findings))
 
 
 def _read_config(directory: Path) -> tuple[NeuronConfigFile | None, list[Finding]]:
@@ -135,9 +141,10 @@ def _kind_of(directory: Path, config: NeuronConfigFile | None) -> Kind | None:
               for name in ("text", "vision")]  # fmt: skip
     if all(nested) or any((directory / prefix).is_dir() for prefix in MULTIMODAL):
         return "nxdi-multimodal"
-    if (directory / MODEL_FILE).exists() or _object(content, "neuron_config"):
+    if (directory / MODEL_FILE).exists():
         return "nxdi"
-    return find_loose(directory)
+    loose = find_loose(directory)
+    return loose or ("nxdi" if _object(content, "neuron_config") else None)
 
 
 def _model_names(directory: Path, kind: Kind) -> list[str]:

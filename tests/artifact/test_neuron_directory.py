@@ -302,6 +302,25 @@ def test_transformers_neuronx_kernels(tmp_path: Path) -> None:
     assert problems(tmp_path) == [("corrupt", "f123456789abcdef0123.neff")]
 
 
+def test_kernels_beside_settings_are_no_half_compile(tmp_path: Path) -> None:
+    """What the transformers-neuronx backend saves: its own settings have a neuron_config too."""
+    write(tmp_path / "0123456789abcdef0123.neff", make_neff())
+    settings = {"tp_degree": 2, "neuron_config": {"fuse_qkv": True}}
+    write(tmp_path / "neuron_config.json", json.dumps(settings).encode())
+    contents = read_neuron_directory(tmp_path, full=True)
+    assert (contents.kind, contents.findings) == ("transformers-neuronx", ())
+    assert contents.fields["tp_degree"] == 2
+
+
+@pytest.mark.parametrize("below", ["compile_cache", "neuron/compile_cache"])
+def test_vllm_neuron_entries_below_its_root(tmp_path: Path, below: str) -> None:
+    entry = write_entry(tmp_path / below)
+    contents = read_neuron_directory(tmp_path)
+    assert [neff.path for neff in contents.neffs] == [
+        f"{below}/{entry.name}/graph_{entry.name}.neff"
+    ]
+
+
 @pytest.mark.parametrize("itself", [True, False])
 def test_vllm_neuron_entries(tmp_path: Path, itself: bool) -> None:
     entry = write_entry(tmp_path)
