@@ -76,7 +76,7 @@ def _detail(report: SourceReport) -> str:
     if report.kind == "store":
         return f"{head}\n{_render.decision_text(report.detail)}"
     if isinstance(report.detail, SourceOutcome):
-        lines = [head, outcome_text(report.detail)]
+        lines = [head, outcome_text(report.detail, report.reason)]
     else:
         colour = _COLOURS.get(report.status, "cyan")
         verdict = _output.styled(report.status, colour, stream=sys.stdout)

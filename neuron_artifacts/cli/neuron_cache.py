@@ -23,11 +23,11 @@ def request_text(request: CacheRequest) -> str:
     return f"asked     {said or 'whatever there is'}"
 
 
-def outcome_text(outcome: SourceOutcome) -> str:
-    """The answer of one cache."""
+def outcome_text(outcome: SourceOutcome, reason: str) -> str:
+    """The answer of one cache, and in a few words what it amounts to."""
     colour = {"hit": "green", "error": "red", "miss": "yellow"}.get(outcome.status, "cyan")
     verdict = _output.styled(outcome.status, colour, stream=sys.stdout)
-    lines = [f"verdict   {verdict}: {_reason(outcome)}"]
+    lines = [f"verdict   {verdict}: {reason}"]
     if outcome.release:
         compilers = ", ".join(outcome.compilers)
         lines.append(f"usable    optimum-neuron {outcome.release}, neuronx-cc {compilers}")
@@ -44,17 +44,6 @@ def outcome_text(outcome: SourceOutcome) -> str:
     if any(row.kind == "decoder" for row in outcome.every_row()):
         lines.append(f"note      {HINT}")
     return "\n".join(lines)
-
-
-def _reason(source: SourceOutcome) -> str:
-    if source.status == "error":
-        return source.error or "it did not answer"
-    if source.status == "hit":
-        return _count(source.rows, "cached configuration")
-    return {
-        "near": "this architecture is cached in other configurations",
-        "other-release": "only other releases have it; same compiler, so probably reusable",
-    }.get(source.status, "nothing of this architecture is cached")
 
 
 def _count(things: Sequence[object], name: str) -> str:
