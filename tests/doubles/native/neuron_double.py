@@ -14,11 +14,15 @@ lost_shard=R   the shard of rank R is not written
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import io
 import os
 import signal
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -62,10 +66,22 @@ def compile_graph(name):
     return f"NEFF of {name}".encode()
 
 
-def make_neff(payload):
-    """A header as the runtime's documentation has it, and a payload that is no real one."""
-    header = struct.pack("<QQQQQ", 2, 1024, len(payload), 2, 0)
-    return header + bytes(1024 - len(header)) + payload
+def make_neff(program):
+    """A NEFF as ``neuron-runtime/explore/work-with-neff-files.rst`` of aws-neuron-sdk has it."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, data in (
+            ("neff.json", b"{}"),
+            ("kelf-a.json", b"{}"),
+            ("sg00/def.json", program),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    payload = gzip.compress(out.getvalue(), mtime=0)
+    header = struct.pack("<QQQQQ128xI", 2, 1024, len(payload), 2, 0, 1)
+    header += hashlib.md5(payload).digest() + b"0" * 16
+    return header.ljust(1024, b"\0") + payload
 
 
 def save_torchscript(path, neffs):

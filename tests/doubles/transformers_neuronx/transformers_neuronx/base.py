@@ -52,7 +52,7 @@ class NeuronModelBase:
     def compile(self, parallel_degree=None):
         print(f"compiling with {parallel_degree} workers", flush=True)
         for name in self._neffs:
-            self._neffs[name] = native.compile_graph(name)
+            self._neffs[name] = native.make_neff(native.compile_graph(name))
 
     def to_neuron(self):
         if not native.available_cores():
