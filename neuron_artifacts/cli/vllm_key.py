@@ -18,7 +18,8 @@ from neuron_artifacts.errors import SpecError, UsageError
 from neuron_artifacts.spec import merge_sources
 
 if TYPE_CHECKING:
-    from neuron_artifacts.backends.nxdi.loaders import VllmArguments
+    from neuron_artifacts.backends.nxdi.loaders import Speculation, VllmArguments
+    from neuron_artifacts.backends.nxdi.vllm_hash import VllmHash
 
 _PANEL = "vLLM's hash"
 
@@ -119,6 +120,9 @@ def print_vllm_key(
         python=options.host_python or "3.11",
     )
     notes += result.notes
+    confirmed = _confirm(values, options, override, target, result)
+    if confirmed:
+        notes += (f"NxD Inference of {confirmed} computes the same",)
     if as_json:
         body: dict[str, Any] = {
             "md5": result.md5,
@@ -126,7 +130,7 @@ def print_vllm_key(
             "loader": loader,
             "target": target,
         }
-        body |= {"model": values["model"], "notes": list(notes)}
+        body |= {"model": values["model"], "notes": list(notes), "confirmed_by": confirmed}
         _output.print_json({**body, "document": result.document} if explain else body)
         return 0
     for note in notes:
@@ -135,6 +139,29 @@ def print_vllm_key(
     if explain:
         _output.write(result.document)
     return 0
+
+
+def _confirm(
+    values: Mapping[str, Any],
+    options: VllmOptions,
+    override: Mapping[str, Any],
+    target: str,
+    result: VllmHash,
+) -> str | None:
+    """Let the real code compute it too, where an interpreter has this SDK's; which one did."""
+    from neuron_artifacts.backends.nxdi.confirm import Question, confirm, find_real_code
+
+    toolchain = find_real_code(options.sdk or "", os.environ, python=values["python"])
+    if toolchain is None:
+        return None
+    speculation = _speculation(values)
+    question = Question(
+        model=values["model"], revision=values["revision"], loader=values["vllm_loader"],
+        arguments=None if values["vllm_loader"] is None else _arguments(values, options),
+        override=override, speculation=speculation, target=target,
+    )  # fmt: skip
+    confirm(question, result, toolchain, os.environ)
+    return str(toolchain.python)
 
 
 def _choose_target(
@@ -216,8 +243,6 @@ def _neuron_arguments(values: Mapping[str, Any], origins: Mapping[str, str]) -> 
 def _vllm_arguments(
     values: Mapping[str, Any], origins: Mapping[str, str], options: VllmOptions
 ) -> VllmArguments:
-    from neuron_artifacts.backends.nxdi.loaders import Speculation, VllmArguments
-
     for name in _NEURON_NAMES:
         if origins[name] != "default" and name not in _VLLM_NAMES:
             raise UsageError(
@@ -229,13 +254,12 @@ def _vllm_arguments(
             raise UsageError(
                 f"a loader's hash needs {flag}", hint="vLLM's own default depends on its version"
             )
-    speculation = None
-    if values["speculative_model"] is not None:
-        speculation = Speculation(
-            values["speculative_model"],
-            values["num_speculative_tokens"] or 0,
-            values["speculative_method"],
-        )
+    return _arguments(values, options)
+
+
+def _arguments(values: Mapping[str, Any], options: VllmOptions) -> VllmArguments:
+    from neuron_artifacts.backends.nxdi.loaders import VllmArguments
+
     return VllmArguments(
         tensor_parallel_size=values["tp_degree"],
         max_num_seqs=values["batch_size"],
@@ -245,7 +269,19 @@ def _vllm_arguments(
         enable_prefix_caching=options.enable_prefix_caching,
         num_gpu_blocks_override=options.num_gpu_blocks_override,
         max_prompt_length=options.max_prompt_length,
-        speculation=speculation,
+        speculation=_speculation(values),
+    )
+
+
+def _speculation(values: Mapping[str, Any]) -> Speculation | None:
+    from neuron_artifacts.backends.nxdi.loaders import Speculation
+
+    if values["speculative_model"] is None:
+        return None
+    return Speculation(
+        values["speculative_model"],
+        values["num_speculative_tokens"] or 0,
+        values["speculative_method"],
     )
 
 

@@ -169,7 +169,8 @@ def _draft_of(request: NeuronRequest, *, weights: bool, observe: Observer = igno
 
 def _draft_request(request: NeuronRequest, observe: Observer) -> dict[str, Any]:
     draft: ModelSnapshot = _draft_of(request, weights=True, observe=observe)
-    return {"model": str(draft.root), "method": request.speculation and request.speculation.method}
+    name = request.speculation.model if request.speculation else draft.name
+    return {"model": str(draft.root), "name_or_path": name}
 
 
 def _tasks(fields: Mapping[str, Any], request: NeuronRequest, digest: str) -> tuple[GraphTask, ...]:

@@ -70,6 +70,7 @@ def compile_model(request: Request, emit: Emit) -> dict[str, Any]:
     emit("phase", name="compile")
     with Progress(list_graphs(model), emit):
         model.compile(request["output"])
+    save_config(request, model)
     return describe(request, model)
 
 
@@ -78,14 +79,26 @@ def shard(request: Request, emit: Emit) -> dict[str, Any]:
     emit("phase", name="configure")
     model = make_model(request)
     output = request["output"]
-    model.config.save(output)
     emit("phase", name="shard")
     model.shard_weights(output)
+    save_config(request, model)
     return describe(request, model)
 
 
+def save_config(request: Request, model: Any) -> None:
+    """With the draft under the name it was given by, not the folder it was read from."""
+    draft = request.get("draft")
+    if draft:
+        model.config.fused_spec_config.draft_model_path = draft.get("name_or_path", draft["model"])
+    model.config.save(request["output"])
+
+
 def hash_config(request: Request, _emit: Emit) -> dict[str, Any]:
-    return text_of(make_config(request))
+    config = make_config(request)
+    if request.get("draft"):
+        name = request["draft"].get("name_or_path", request["draft"]["model"])
+        config.fused_spec_config.draft_model_path = name
+    return text_of(config)
 
 
 def validate(request: Request, emit: Emit) -> dict[str, Any]:

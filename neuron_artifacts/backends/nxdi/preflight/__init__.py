@@ -7,8 +7,10 @@ from typing import Any
 
 from neuron_artifacts.backends.findings import Finding, order
 from neuron_artifacts.backends.nxdi.levels import SdkLevel
+from neuron_artifacts.backends.nxdi.neuron_config import WRONG_VALUES
 from neuron_artifacts.backends.nxdi.preflight.adapters import check_adapters
 from neuron_artifacts.backends.nxdi.preflight.buckets import check_buckets, check_lengths
+from neuron_artifacts.backends.nxdi.preflight.catalogue import finding
 from neuron_artifacts.backends.nxdi.preflight.constructor import check_constructor, check_window
 from neuron_artifacts.backends.nxdi.preflight.cores import check_cores, check_heads
 from neuron_artifacts.backends.nxdi.preflight.memory import check_core_memory, check_host
@@ -21,7 +23,9 @@ from neuron_artifacts.toolchain.platforms import Platform
 
 __all__ = ["Resources", "examine"]
 
-_CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
+Check = Callable[[Subject], Iterator[Finding]]
+
+_CHECKS: tuple[Check, ...] = (
     check_constructor, check_window, check_cores, check_heads, check_nodes, check_core_memory,
     check_host, check_buckets, check_lengths, check_speculation, check_eagle, check_adapters,
     check_quantization, check_dtypes,
@@ -59,4 +63,15 @@ def examine(
         model=model, fields=neuron_config, asked=raw, level=level, platform=platform,
         draft=draft, environ={} if environ is None else environ, resources=resources,
     )  # fmt: skip
-    return order(found for check in _CHECKS for found in check(subject))
+    return order(found for check in _CHECKS for found in _run(check, subject))
+
+
+def _run(check: Check, subject: Subject) -> Iterator[Finding]:
+    """A value that cannot be computed with is a finding too, whichever check meets it first."""
+    try:
+        yield from check(subject)
+    except WRONG_VALUES as error:
+        if subject.level is None:
+            yield finding("level-unknown", f"{check.__name__} knows no such NeuronConfig: {error}")
+        else:
+            yield finding("value-unusable", f"a NeuronConfig field has an unusable value: {error}")

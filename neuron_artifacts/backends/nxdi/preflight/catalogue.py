@@ -134,6 +134,7 @@ _QUANTIZATION: _Rules = {
 }  # fmt: skip
 
 _NEURON_CONFIG: _Rules = {
+    "value-unusable": ("error", "a value cannot be computed with"),
     "argument-unknown": ("warning", "NeuronConfig has no such field and drops it"),
     "argument-computed": ("warning", "NeuronConfig computes this field and drops what was asked"),
     "fused-qkv-dropped": ("warning", "activation quantisation switches `fused_qkv` off silently"),
