@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from tests.artifact.neuron_files import (
     write_optimum,
 )
 from tests.cli.run import run
-from tests.models import copy_model
+from tests.doubles.environments import make_neuron_environment
+from tests.models import ADDER, copy_model
 from tests.toolchain.environments import NXDI, make_environment
 
 QUIET = {"NEURON_ARTIFACTS_PYTHON": "", "NEURON_PLATFORM_TARGET_OVERRIDE": ""}
@@ -132,6 +135,34 @@ def test_adopt_then_everything_else(tmp_path: Path, source: Path) -> None:
     again = run("adopt", source, "--model", model, cwd=tmp_path)
     assert "was there already" in again.out
     assert json.loads((path / "artifact.json").read_bytes())["key"] == path.name
+
+
+def test_what_vllm_compiled_answers_as_it_did(tmp_path: Path) -> None:
+    """Compiled by a double of NxD Inference, stripped to what vLLM leaves, adopted, and loaded."""
+    python = make_neuron_environment(tmp_path / "venv", "nxdi")
+    environ = {"NEURON_ARTIFACTS_PYTHON": str(python), "NEURON_DOUBLE": "cores=2"}
+    flags = ["--backend", "nxdi", "--target", "trn1", "--tp-degree", "2", "--seq-len", "256"]
+    built = run("compile", ADDER, *flags, "--json", cwd=tmp_path, **environ)
+    assert built.code == 0, built.err
+    compiled = Path(built.data["path"])
+    text = (compiled / "neuron_config.json").read_bytes().removesuffix(b"\n")
+    left = tmp_path / hashlib.md5(text).hexdigest()
+    shutil.copytree(compiled, left)
+    for name in ("artifact.json", "artifact.provenance.json", "config.json", "tokenizer.json"):
+        (left / name).unlink()
+    adopted = run(
+        "adopt", left, "--model", ADDER, "--target", "trn1", "--store", "s", "--json", cwd=tmp_path
+    )
+    assert adopted.code == 0, adopted.err
+    answers = [
+        run("generate", "--artifacts", path, "--prompt", "1+2=", "--max-tokens", "6",
+            "--temperature", "0", "--ignore-eos", "--json", **environ)
+        for path in (compiled, adopted.data["path"])
+    ]  # fmt: skip
+    assert [answer.code for answer in answers] == [0, 0]
+    assert answers[0].data == answers[1].data
+    checked = run("validate", adopted.data["path"], "--full", "--python", python, "--json")
+    assert (checked.code, checked.data["verdict"]) == (0, "usable")
 
 
 @pytest.mark.parametrize(
