@@ -122,7 +122,7 @@ def summarise(modules: Iterable[Module]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for (compiler, target), members in sorted(groups.items(), key=_by_name):
         states = Counter(module.state for module in members)
-        counts = {state: states[state] for state in STATES}
+        counts: dict[str, int] = {state: states[state] for state in STATES}
         size = sum(module.size for module in members)
         rows.append({"neuronxcc_version": compiler, "target": target, **counts, "bytes": size})
     return rows

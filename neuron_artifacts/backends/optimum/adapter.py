@@ -126,14 +126,14 @@ class OptimumBackend:
         self,
         resolved: ResolvedSpec,
         resources: Resources,  # noqa: ARG002
-        environ: Mapping[str, str],  # noqa: ARG002
+        environ: Mapping[str, str],
     ) -> tuple[Finding, ...]:
-        """A model that would be compiled from scratch must be allowed to; see issue texts there."""
+        """A model that would be compiled from scratch must be allowed to."""
         own: OptimumWork = resolved.work
         if own.is_exported:
             return (Finding("note", "pre-exported", f"{resolved.model.name} is compiled already"),)
         try:
-            admission = _admit(resolved.spec)
+            admission = _admit(resolved, environ)
         except RefusedError as error:
             return (Finding("error", "not-cached", error.message, error.hint),)
         return (Finding("note", "admitted", admission),)
@@ -151,16 +151,29 @@ class OptimumBackend:
         return serve_with_worker(self.name, WORKER, directory, manifest, {})
 
 
-def _admit(spec: CompileSpec) -> str:
-    """Ask the Neuron caches, unless compiling is allowed anyway."""
+def _admit(resolved: ResolvedSpec, environ: Mapping[str, str]) -> str:
+    """Ask the caches for exactly this configuration, unless compiling is allowed anyway."""
+    from neuron_artifacts.compile_caches.persistent import locate_cache
+    from neuron_artifacts.neuron_cache import CacheOptions
     from neuron_artifacts.neuron_cache.client import Hub
     from neuron_artifacts.neuron_cache.gate import may_compile
-    from neuron_artifacts.neuron_cache.inquiry import Inquiry, request_of
+    from neuron_artifacts.neuron_cache.inquiry import Inquiry
+    from neuron_artifacts.neuron_cache.match import CacheRequest
 
+    spec, own = resolved.spec, resolved.work
     if spec.allow_compile:
         return "compiling from scratch is allowed"
-    inquiry = Inquiry(spec.model, request_of(spec), Hub(), revision=spec.revision)
-    admission = may_compile(inquiry.ask(), allow_compile=False)
+    wanted, versions = own.wanted, own.site.versions
+    request = CacheRequest(
+        batch_size=wanted["batch_size"], sequence_length=wanted["sequence_length"],
+        tp_degree=wanted["tp_degree"], dtype=wanted["torch_dtype"], target=resolved.target,
+        speculation_length=wanted.get("speculation_length", 0),
+    )  # fmt: skip
+    options = CacheOptions(
+        release=versions.get("optimum-neuron"), compiler=versions.get("neuronx-cc")
+    )
+    inquiry = Inquiry(spec.model, request, Hub(), revision=spec.revision, options=options)
+    admission = may_compile(inquiry.ask(locate_cache(environ).path), allow_compile=False)
     return f"{admission.source or spec.model}: {admission.reason}"
 
 
