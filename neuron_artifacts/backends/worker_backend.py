@@ -12,7 +12,7 @@ from neuron_artifacts.artifact import GraphEntry, Manifest
 from neuron_artifacts.artifact.manifest import UNKNOWN
 from neuron_artifacts.backends.base import GraphTask, WeightTask
 from neuron_artifacts.backends.worker_runner import WorkerRunner, open_runner
-from neuron_artifacts.errors import IncompatibleError, ToolchainError
+from neuron_artifacts.errors import IncompatibleError, ModelNotFoundError, ToolchainError
 from neuron_artifacts.events import GraphChanged, Observer
 from neuron_artifacts.model import ModelSnapshot
 from neuron_artifacts.spec import CompileSpec
@@ -117,6 +117,19 @@ def check_device(backend: str, manifest: Manifest) -> list[str]:
     if HARDWARE.get(found) == HARDWARE.get(manifest.target):
         return []
     return [f"built for {manifest.target}, and this host has {found}"]
+
+
+def local_folder(model: ModelSnapshot) -> Path:
+    """Where a worker, which has a working directory of its own, finds a model.
+
+    Raises
+    ------
+    ModelNotFoundError
+        It is not on this machine.
+    """
+    if model.root is None:
+        raise ModelNotFoundError(f"{model.name} is not on this machine")
+    return model.root.absolute()
 
 
 def weight_tasks(model: ModelSnapshot) -> tuple[WeightTask, ...]:

@@ -34,10 +34,10 @@ from neuron_artifacts.backends.worker_backend import (
     call_worker,
     check_device,
     find_site,
+    local_folder,
     serve_with_worker,
     weight_tasks,
 )
-from neuron_artifacts.errors import ModelNotFoundError
 from neuron_artifacts.events import BytesMoved, Observer, ignore
 from neuron_artifacts.key import digest_of, make_key
 from neuron_artifacts.model import ModelSnapshot, resolve_model
@@ -144,10 +144,8 @@ def _ask(site: Site, request: NeuronRequest, model: ModelSnapshot) -> Mapping[st
 
 
 def _model_request(request: NeuronRequest, model: ModelSnapshot, name: str) -> dict[str, Any]:
-    if model.root is None:
-        raise ModelNotFoundError(f"{model.name} is not on this machine")
     body: dict[str, Any] = {
-        "model": str(model.root.absolute()),
+        "model": str(local_folder(model)),
         "name_or_path": name,
         "neuron_config": dict(request.arguments),
         **request.multimodal,
@@ -170,7 +168,7 @@ def _draft_of(request: NeuronRequest, *, weights: bool, observe: Observer = igno
 def _draft_request(request: NeuronRequest, observe: Observer) -> dict[str, Any]:
     draft: ModelSnapshot = _draft_of(request, weights=True, observe=observe)
     name = request.speculation.model if request.speculation else draft.name
-    return {"model": str(draft.root), "name_or_path": name}
+    return {"model": str(local_folder(draft)), "name_or_path": name}
 
 
 def _tasks(fields: Mapping[str, Any], request: NeuronRequest, digest: str) -> tuple[GraphTask, ...]:

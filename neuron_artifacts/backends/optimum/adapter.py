@@ -30,6 +30,7 @@ from neuron_artifacts.backends.worker_backend import (
     call_worker,
     check_device,
     find_site,
+    local_folder,
     serve_with_worker,
     weight_tasks,
 )
@@ -116,7 +117,7 @@ class OptimumBackend:
         else:
             request |= {
                 "action": "shard" if weights_only else "export",
-                "model": str(model.root),
+                "model": str(local_folder(model)),
                 "neuron_config": dict(own.wanted),
             }
         result = call_worker(own.site, WORKER, request, directory=work, watcher=watcher)

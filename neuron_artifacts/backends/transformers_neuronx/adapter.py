@@ -28,6 +28,7 @@ from neuron_artifacts.backends.worker_backend import (
     call_worker,
     check_device,
     find_site,
+    local_folder,
     serve_with_worker,
     weight_tasks,
 )
@@ -105,7 +106,7 @@ class TransformersNeuronxBackend:
         request = {
             **own.request,
             "action": "compile",
-            "model": str(resolved.model.root),
+            "model": str(local_folder(resolved.model)),
             "output": str(directory),
             "device": own.site.toolchain.platform is not None,
             "jobs": resolved.spec.jobs,
