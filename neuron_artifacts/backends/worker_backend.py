@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from neuron_artifacts.artifact import GraphEntry, Manifest
 from neuron_artifacts.artifact.manifest import UNKNOWN
 from neuron_artifacts.backends.base import GraphTask, WeightTask
 from neuron_artifacts.backends.worker_runner import WorkerRunner, open_runner
-from neuron_artifacts.errors import IncompatibleError, ModelNotFoundError, ToolchainError
+from neuron_artifacts.errors import ModelNotFoundError, ToolchainError
 from neuron_artifacts.events import GraphChanged, Observer
 from neuron_artifacts.model import ModelSnapshot
 from neuron_artifacts.spec import CompileSpec
@@ -20,6 +21,7 @@ from neuron_artifacts.toolchain import Toolchain, choose_toolchain
 from neuron_artifacts.toolchain.platforms import HARDWARE, Platform, resolve_platform
 from neuron_artifacts.worker import WorkerEvent, open_worker, run_worker
 
+log = logging.getLogger(__name__)
 _LNC_NAMES = ("logical_nc_config", "logical_neuron_cores")
 
 
@@ -79,17 +81,15 @@ def serve_with_worker(
 
     Raises
     ------
-    IncompatibleError
-        The interpreter's libraries are others than the artifact was compiled with.
+    ToolchainError
+        No interpreter has the libraries.
+    ServeError
+        The library did not load it.
     """
     toolchain = choose_toolchain(backend, os.environ)
     changed = _changed_versions(toolchain.document(backend), manifest.toolchain)
-    if changed:
-        raise IncompatibleError(
-            f"{directory} was compiled with {changed}",
-            hint="serve it with the toolchain it was compiled with (NEURON_ARTIFACTS_PYTHON), "
-            "or compile it again",
-        )
+    if changed:  # newer runtimes take older graphs, so this is advice; see neuron_host.judge
+        log.warning("compiled with %s: if it does not load, compile it again", changed)
     target = "native" if manifest.target == UNKNOWN else manifest.target
     platform = resolve_platform(
         target, toolchain, os.environ, logical_nc_config=_logical_nc_config(manifest)

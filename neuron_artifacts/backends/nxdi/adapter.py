@@ -18,6 +18,7 @@ from neuron_artifacts.backends.base import (
     find_checkpoint,
 )
 from neuron_artifacts.backends.findings import Finding
+from neuron_artifacts.backends.nxdi.adopted import summarise
 from neuron_artifacts.backends.nxdi.fields import adapter_digests, resolve_fields
 from neuron_artifacts.backends.nxdi.identity import (
     graphs_document,
@@ -41,7 +42,6 @@ from neuron_artifacts.backends.worker_backend import (
 from neuron_artifacts.events import BytesMoved, Observer, ignore
 from neuron_artifacts.key import digest_of, make_key
 from neuron_artifacts.model import ModelSnapshot, resolve_model
-from neuron_artifacts.neuron_config import NeuronConfig
 from neuron_artifacts.spec import CompileSpec
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -89,7 +89,7 @@ class NxdiBackend:
         key = make_key(graphs, weights)
         return ResolvedSpec(
             spec=spec, model=model, backend=self.name, target=site.platform.target,
-            toolchain=site.versions, neuron_config=_summarise(fields),
+            toolchain=site.versions, neuron_config=summarise(fields),
             graphs=_tasks(fields, request, key.graphs_digest), weights=weight_tasks(model),
             key=key, estimate=Estimate(weights=0, cache=0, compile_job=0), notes=(),
             work=NxdiWork(site, level, request, fields, draft),
@@ -181,29 +181,12 @@ def _tasks(fields: Mapping[str, Any], request: NeuronRequest, digest: str) -> tu
     )
 
 
-def _summarise(fields: Mapping[str, Any]) -> NeuronConfig:
-    """The part of NeuronConfig that every backend has."""
-    graphs = list_graphs(fields)
-    context = tuple(bucket for phase, bucket in graphs if phase == "context_encoding")
-    decoding = tuple(bucket for phase, bucket in graphs if phase != "context_encoding")
-    return NeuronConfig(
-        tp_degree=fields["tp_degree"],
-        batch_size=fields["batch_size"],
-        seq_len=fields["seq_len"],
-        max_context_length=fields["max_context_length"],
-        enable_bucketing=bool(fields["enable_bucketing"]),
-        context_encoding_buckets=context,
-        token_generation_buckets=decoding,
-        torch_dtype=str(fields["torch_dtype"]),
-    )
-
-
 def _serve_recipe(own: NxdiWork, result: Mapping[str, Any]) -> dict[str, Any]:
     """What serving takes beyond the directory; ``md5`` is the name vLLM would give it."""
     fields, request = own.fields, own.request
     length = fields["seq_len"] - (fields.get("speculation_length") or 0)
     recipe: dict[str, Any] = {
-        "max_model_len": min(length, _summarise(fields).max_model_len),
+        "max_model_len": min(length, summarise(fields).max_model_len),
         "loader": request.loader,
         "override_neuron_config": dict(request.override),
         "ranks": {"start": fields["start_rank_id"], "count": fields["local_ranks_size"]},
