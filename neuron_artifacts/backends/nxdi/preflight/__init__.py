@@ -18,6 +18,7 @@ from neuron_artifacts.backends.nxdi.preflight.nodes import check_nodes
 from neuron_artifacts.backends.nxdi.preflight.quantization import check_dtypes, check_quantization
 from neuron_artifacts.backends.nxdi.preflight.speculation import check_eagle, check_speculation
 from neuron_artifacts.backends.nxdi.preflight.subject import Resources, Subject
+from neuron_artifacts.backends.nxdi.preflight.values import check_values
 from neuron_artifacts.model import ModelSnapshot
 from neuron_artifacts.toolchain.platforms import Platform
 
@@ -63,6 +64,9 @@ def examine(
         model=model, fields=neuron_config, asked=raw, level=level, platform=platform,
         draft=draft, environ={} if environ is None else environ, resources=resources,
     )  # fmt: skip
+    if unusable := tuple(check_values(subject)):
+        # Sums over them would be of no use, and may be of any size.
+        return order((*unusable, *_run(check_constructor, subject)))
     return order(found for check in _CHECKS for found in _run(check, subject))
 
 
