@@ -1,6 +1,7 @@
 """Drives NxD Inference in the interpreter that has it.
 
-Self-contained: Python 3.8 syntax, the standard library and what NxD Inference brings. Names and
+Self-contained: Python 3.8 syntax, the standard library and what NxD Inference brings; serving is
+in ``session.py``, which is loaded by its path and contains itself as well. Names and
 arguments follow neuronx-distributed-inference 0.1 to 0.9: ``models/application_base.py`` (compile,
 shard_weights, load, save_quantized_state_dict), ``models/config.py``, ``utils/constants.py``
 (MODEL_TYPES), ``utils/hf_adapter.py``, and the way vLLM calls them
@@ -20,7 +21,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
+import json
+import logging
 import os
+import shutil
 import threading
 from importlib import import_module
 from pathlib import Path
@@ -34,18 +39,13 @@ if TYPE_CHECKING:
 
 ROOT = "neuronx_distributed_inference"
 MULTIMODAL = ("text_neuron_config", "vision_neuron_config")
-TAGS = {
-    "context_encoding_model": "context_encoding_buckets",
-    "token_generation_model": "token_generation_buckets",
-    "speculation_model": "token_generation_buckets",
-    "fused_speculation_model": "token_generation_buckets",
-    "medusa_speculation_model": "token_generation_buckets",
-}
-"""Submodels by tag (models/model_wrapper.py), and the list their buckets come from."""
+CONTEXT_ENCODING = "context_encoding_model"
+WORK_DIRECTORY = "BASE_COMPILE_WORK_DIR"
+LAYOUT_OPTION = "NXD_LAYOUT_TRANSFORMATION_OPTIONS"
 WATCH_SECONDS = 0.5
 
-_ALIASES = ("async", "logical_neuron_cores", "disable_normalize_top_k_affinities")
-"""Arguments that become a field of another name."""
+_ROUTER_ARGUMENTS = ("router_act_fn", "router_dtype")
+"""Read by RouterConfig.from_kwargs, and then called unexpected (MoENeuronConfig)."""
 _OBSOLETE = ("trace_tokengen_model", "lora_serving_config")
 """What loaders of vLLM pass to releases that have no such field any more, and drop it."""
 
@@ -60,13 +60,13 @@ def run(request: Request, emit: Emit) -> dict[str, Any]:
 
 
 def compile_model(request: Request, emit: Emit) -> dict[str, Any]:
+    if not os.environ.get(WORK_DIRECTORY):
+        raise ValueError(f"{WORK_DIRECTORY} is not set; the default is wiped by every compile")
     emit("phase", name="configure")
     model = make_model(request)
     if request.get("quantize"):
         emit("phase", name="quantize")
-        path = Path(model.config.neuron_config.quantized_checkpoints_path)
-        path.mkdir(parents=True, exist_ok=True)  # a folder gives safetensors, a file a pickle
-        type(model).save_quantized_state_dict(request["model"], model.config)
+        quantize(type(model), model.config, request["model"])
     emit("phase", name="compile")
     with Progress(list_graphs(model), emit):
         model.compile(request["output"])
@@ -76,12 +76,18 @@ def compile_model(request: Request, emit: Emit) -> dict[str, Any]:
 
 def shard(request: Request, emit: Emit) -> dict[str, Any]:
     """Sharding reads the checkpoint and the configuration, not the graphs."""
+    if os.environ.get(LAYOUT_OPTION):
+        raise ValueError(f"weights in the layout of {LAYOUT_OPTION} are written by a compile only")
     emit("phase", name="configure")
     model = make_model(request)
     output = request["output"]
-    emit("phase", name="shard")
-    model.shard_weights(output)
     save_config(request, model)
+    emit("phase", name="shard")
+    if hasattr(model, "shard_text_weights"):  # models/image_to_text_model_base.py
+        model.shard_text_weights(f"{output}/text_model/")
+        model.shard_vision_weights(f"{output}/vision_model/")
+    else:
+        model.shard_weights(output)
     return describe(request, model)
 
 
@@ -93,8 +99,22 @@ def save_config(request: Request, model: Any) -> None:
     model.config.save(request["output"])
 
 
-def hash_config(request: Request, _emit: Emit) -> dict[str, Any]:
-    config = make_config(request)
+def quantize(cls: Any, config: Any, model: str) -> None:
+    """Write the quantised checkpoint whole or not at all."""
+    fields = config.neuron_config
+    path = Path(fields.quantized_checkpoints_path)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)  # a folder gives safetensors, a file a pickle
+    fields.quantized_checkpoints_path = str(partial)
+    cls.save_quantized_state_dict(model, config)
+    fields.quantized_checkpoints_path = str(path)
+    partial.rename(path)
+
+
+def hash_config(request: Request, emit: Emit) -> dict[str, Any]:
+    """As vLLM has it, arguments that the library drops included."""
+    config = make_config(request, lambda text: emit("warning", text=text))
     if request.get("draft"):
         name = request["draft"].get("name_or_path", request["draft"]["model"])
         config.fused_spec_config.draft_model_path = name
@@ -102,51 +122,102 @@ def hash_config(request: Request, _emit: Emit) -> dict[str, Any]:
 
 
 def validate(request: Request, emit: Emit) -> dict[str, Any]:
-    output = request["output"]
-    model = model_class(request, output)(output)
+    model = open_model(request)
     if request.get("load"):
         emit("phase", name="load")
-        model.load(output)
+        model.load(request["output"])
     return {**text_of(model.config), "loaded": bool(request.get("load"))}
 
 
+def open_model(request: Request) -> Any:
+    """What lies in ``output``; weights that are not sharded lie there too.
+
+    The library would rather take them from where they were when it compiled, whatever lies there
+    now (``checkpoint_loader_fn`` of models/application_base.py).
+    """
+    output = request["output"]
+    model = model_class(request, output)(output)
+    model.config._name_or_path = output
+    set_fp8_variables(model.config.neuron_config)
+    return model
+
+
 def make_model(request: Request) -> Any:
-    return model_class(request, request["model"])(request["model"], make_config(request))
+    model = model_class(request, request["model"])(request["model"], make_config(request, refuse))
+    set_fp8_variables(model.config.neuron_config)
+    return model
 
 
-def make_config(request: Request) -> Any:
-    """InferenceConfig as vLLM's loader builds it."""
+def refuse(text: str) -> None:
+    raise ValueError(text)
+
+
+def set_fp8_variables(fields: Any) -> None:
+    """As inference_demo.py does, which nothing else of the library does."""
+    if (fields.quantized and fields.quantization_dtype == "f8e4m3") or fields.kv_cache_quant:
+        os.environ.setdefault("XLA_HANDLE_SPECIAL_SCALAR", "1")
+        os.environ.setdefault("UNSAFE_FP8FNCAST", "1")
+
+
+def make_config(request: Request, complain: Callable[[str], None]) -> Any:
+    """InferenceConfig as vLLM's loader builds it; arguments in vain are complained of."""
     cls = model_class(request, request["model"])
+    make = cls.get_config_cls()
     load_config = library("utils.hf_adapter").load_pretrained_config(request["model"])
     arguments = request.get("neuron_config") or {}
-    if any(request.get(name) is not None for name in MULTIMODAL):
+    if set(MULTIMODAL) <= set(inspect.signature(make.__init__).parameters):
         parts = {
-            name: neuron_config(cls, {**arguments, **(request.get(name) or {})})
+            name: neuron_config(cls, {**arguments, **(request.get(name) or {})}, complain)
             for name in MULTIMODAL
         }
-        config = cls.get_config_cls()(load_config=load_config, **parts)
+        config = make(load_config=load_config, **parts)
     else:
-        config = cls.get_config_cls()(neuron_config(cls, arguments), load_config=load_config)
+        config = make(neuron_config(cls, arguments, complain), load_config=load_config)
     # The text must not depend on where a hub model lies in a cache.
-    config._name_or_path = request.get("name_or_path", request["model"])
+    name = request.get("name_or_path", request["model"])
+    for part in (config, getattr(config, "text_config", config)):
+        if hasattr(part, "_name_or_path"):
+            part._name_or_path = name
     if request.get("draft"):
         config.fused_spec_config = fused_speculation(cls, config, request["draft"])
     return config
 
 
-def neuron_config(cls: Any, arguments: dict[str, Any]) -> Any:
-    """The class drops what it does not know, with a warning; here that is an error."""
-    config = cls.get_neuron_config_cls()(**arguments)
-    unknown = sorted(
+def neuron_config(cls: Any, arguments: dict[str, Any], complain: Callable[[str], None]) -> Any:
+    """The class drops what it does not know, with a warning or, in nested ones, without."""
+    with Leftovers() as told:
+        config = cls.get_neuron_config_cls()(**copy.deepcopy(arguments))
+    unknown = [
         name for name in arguments
-        if not hasattr(config, name) and name not in (*_ALIASES, *_OBSOLETE)
-    )  # fmt: skip
+        if f"{name!r}:" in told.text and name not in (*_ROUTER_ARGUMENTS, *_OBSOLETE)
+    ]  # fmt: skip
+    for name, value in arguments.items():
+        nested = getattr(config, name, None)
+        if isinstance(value, dict) and hasattr(nested, "__dict__"):
+            unknown += [f"{name}.{inner}" for inner in value if inner not in vars(nested)]
     if unknown:
-        raise ValueError(
-            f"{type(config).__name__} of NxD Inference {version()} has no field "
-            f"{', '.join(map(repr, unknown))}"
+        complain(
+            f"{type(config).__name__} of NxD Inference {version()} has no argument "
+            f"{', '.join(sorted(unknown))}"
         )
     return config
+
+
+class Leftovers(logging.Handler):
+    """Hears which arguments NeuronConfig logs as unexpected (the end of its ``__init__``)."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "Unexpected keyword arguments" in record.getMessage():
+            self.text += record.getMessage()
+
+    def __enter__(self) -> Leftovers:
+        logging.getLogger().addHandler(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger().removeHandler(self)
 
 
 def fused_speculation(cls: Any, config: Any, draft: dict[str, Any]) -> Any:
@@ -172,32 +243,28 @@ def fused_speculation(cls: Any, config: Any, draft: dict[str, Any]) -> Any:
 
 def model_class(request: Request, folder: str) -> Any:
     """From the architecture, by vLLM's rule (``_get_neuron_model_cls``) and NxD's registry."""
-    name = request.get("architecture") or read_architecture(folder)
-    if name == "LlavaForConditionalGeneration":
-        model, task = "pixtral", "causal-lm"
-    else:
-        model, _, task = name.partition("For")
-        model = model.lower()
-        model = {"qwen3moe": "qwen3_moe", "gptoss": "gpt_oss"}.get(model, model)
-        task = "causal-lm" if task in ("CausalLM", "ConditionalGeneration") else task.lower()
+    name = request.get("architecture") or read_architecture(Path(folder))
+    family, _, task = name.partition("For")
+    family = {"LlavaForConditionalGeneration": "pixtral"}.get(name, family.lower())
     types = library("utils.constants").MODEL_TYPES
-    if model == "mistral" and model not in types:
-        model = "llama"  # as vLLM's forks do: its graphs are Llama's
-    try:
-        return types[model][task]
-    except KeyError:
+    known = {key.replace("_", ""): key for key in types}
+    # Mistral's graphs are Llama's where it has no class, as in vLLM's forks.
+    key = known.get(family) or (known["llama"] if family == "mistral" else None)
+    if key is None or task not in ("CausalLM", "ConditionalGeneration"):
         raise ValueError(
             f"NxD Inference {version()} has no class for {name}; it has {', '.join(sorted(types))}"
-        ) from None
+        )
+    return types[key]["causal-lm"]
 
 
-def read_architecture(folder: str) -> str:
-    import json
-
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    names = config.get("architectures") or []
+def read_architecture(folder: Path) -> str:
+    """Of a checkpoint, or of what was compiled from one."""
+    path = folder / "config.json"
+    if not path.is_file():
+        path = folder / "neuron_config.json"
+    names = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
     if not names:
-        raise ValueError(f"{folder}/config.json names no architectures")
+        raise ValueError(f"{path} names no architectures")
     return str(names[0])
 
 
@@ -217,184 +284,98 @@ def text_of(config: Any) -> dict[str, Any]:
     return {"document": text, "md5": hashlib.md5(text.encode("utf-8")).hexdigest()}  # noqa: S324
 
 
-def list_graphs(model: Any) -> list[tuple[str, int, int]]:
-    """Tag, index and bucket of each graph that will be compiled."""
-    graphs = []
-    for submodel in model.models:
-        buckets = submodel.config.neuron_config.buckets
-        for index, bucket in enumerate(buckets):
-            size = bucket[-1] if isinstance(bucket, (list, tuple)) else bucket
-            graphs.append((submodel.tag, index, int(size)))
-    return graphs
+def submodels(model: Any) -> list[tuple[str, Any]]:
+    """Each with the folder of its part, in the artifact and in the work directory."""
+    if hasattr(model, "text_models"):  # models/image_to_text_model_base.py
+        return [("text_model", each) for each in model.text_models] + [
+            ("vision_model", each) for each in model.vision_models
+        ]
+    return [("", each) for each in model.models]
+
+
+class Graph:
+    """One that is compiled in ``<part>/<tag>/_tp0_bk<index>/`` (trace/model_builder.py)."""
+
+    def __init__(self, part: str, tag: str, index: int, bucket: Any) -> None:
+        if isinstance(bucket, (list, tuple)):  # (prompt, prefix), (1, length) or (batch, length)
+            bucket = bucket[0] if tag == CONTEXT_ENCODING else bucket[-1]
+        self.tag, self.bucket = tag, int(bucket)
+        self.folder = Path(part, tag, f"_tp0_bk{index}")
+
+
+def list_graphs(model: Any) -> list[Graph]:
+    return [
+        Graph(part, submodel.tag, index, bucket)
+        for part, submodel in submodels(model)
+        for index, bucket in enumerate(submodel.config.neuron_config.buckets)
+    ]
 
 
 class Progress:
-    """Tells of graphs as their NEFFs appear: the library itself tells nothing.
+    """Tells of graphs as their folders and NEFFs appear: the library itself tells nothing."""
 
-    Each is compiled in ``<work directory>/<tag>/_tp0_bk<index>/`` (trace/model_builder.py).
-    """
-
-    def __init__(self, graphs: list[tuple[str, int, int]], emit: Emit) -> None:
-        self._left, self._emit = list(graphs), emit
-        self._root = Path(os.environ.get("BASE_COMPILE_WORK_DIR", "/tmp/nxd_model/"))  # noqa: S108
+    def __init__(self, graphs: list[Graph], emit: Emit) -> None:
+        self._emit = emit
+        self._waiting, self._running = graphs, graphs[:0]
+        self._root = Path(os.environ[WORK_DIRECTORY])
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> None:
-        for tag, _, bucket in self._left:
-            self._emit("graph", phase=tag, bucket=bucket, state="compiling")
+        shutil.rmtree(self._root, ignore_errors=True)  # as tracing does; an older run's NEFFs
         self._thread.start()
 
     def __exit__(self, kind: Any, *rest: object) -> None:
         self._stop.set()
         self._thread.join()
-        if kind is None:
-            for tag, _, bucket in self._left:
-                self._emit("graph", phase=tag, bucket=bucket, state="compiled")
+        self._look()
 
     def _watch(self) -> None:
         while not self._stop.wait(WATCH_SECONDS):
-            for graph in list(self._left):
-                tag, index, bucket = graph
-                if (self._root / tag / f"_tp0_bk{index}" / "graph.neff").is_file():
-                    self._left.remove(graph)
-                    self._emit("graph", phase=tag, bucket=bucket, state="compiled")
+            self._look()
+
+    def _look(self) -> None:
+        begun = [graph for graph in self._waiting if (self._root / graph.folder).is_dir()]
+        self._tell(begun, "compiling")
+        self._waiting = [graph for graph in self._waiting if graph not in begun]
+        self._running += begun
+        ended = [g for g in self._running if (self._root / g.folder / "graph.neff").is_file()]
+        self._tell(ended, "compiled")
+        self._running = [graph for graph in self._running if graph not in ended]
+
+    def _tell(self, graphs: list[Graph], state: str) -> None:
+        for graph in graphs:
+            self._emit("graph", phase=graph.tag, bucket=graph.bucket, state=state)
 
 
 def describe(request: Request, model: Any) -> dict[str, Any]:
     """What was written; what must be there and is not is an error."""
     output = Path(request["output"])
-    is_split = any(request.get(name) is not None for name in MULTIMODAL)
-    parts = [output / "text_model", output / "vision_model"] if is_split else [output]
-    if is_split and not parts[0].is_dir():
-        parts = [output]  # Mllama keeps both in one
-    fields = model.config.neuron_config
-    wanted = [part / "model.pt" for part in parts]
-    if getattr(fields, "save_sharded_checkpoint", False):
-        first = fields.start_rank_id
-        wanted += [
-            part / "weights" / f"tp{rank}_sharded_checkpoint.safetensors"
-            for part in parts
-            for rank in range(first, first + fields.local_ranks_size)
-        ]
+    wanted = [output / "neuron_config.json"]
+    for part, submodel in dict(submodels(model)).items():
+        wanted.append(output / part / "model.pt")
+        fields = submodel.config.neuron_config
+        if fields.save_sharded_checkpoint and not getattr(fields, "skip_sharding", False):
+            ranks = range(fields.start_rank_id, fields.start_rank_id + fields.local_ranks_size)
+            name = "weights/tp{}_sharded_checkpoint.safetensors"
+            wanted += [output / part / name.format(rank) for rank in ranks]
     missing = [str(path.relative_to(output)) for path in wanted if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"{output} lacks {', '.join(missing)}")
-    graphs = [{"phase": tag, "bucket": bucket} for tag, _, bucket in list_graphs(model)]
-    return {**text_of(model.config), "graphs": graphs, "version": version()}
+    return {
+        **text_of(model.config),
+        "saved_md5": hashlib.md5(wanted[0].read_bytes().rstrip(b"\n")).hexdigest(),  # noqa: S324
+        "graphs": [{"phase": graph.tag, "bucket": graph.bucket} for graph in list_graphs(model)],
+        "logical_nc_config": getattr(model.config.neuron_config, "logical_nc_config", None),
+        "version": version(),
+    }
 
 
 def serve(request: Request, emit: Emit, exchange: Any) -> None:
     emit("phase", name="load")
-    output = request["output"]
-    model = model_class(request, output)(output)
-    model.load(output)
-    session = Session(model)
-    exchange.ready(session.facts())
-    for call in exchange:
-        try:
-            payload, data = session.call(call.method, call.payload)
-        except Exception as error:  # noqa: BLE001 - the caller is told, and may go on
-            exchange.fail(error)
-        else:
-            exchange.answer(payload, data)
-
-
-class Session:
-    """A loaded model with one cache line a slot.
-
-    The graph of token generation runs every row. The library fills rows that are not named with
-    the first one's token and position, which would overwrite what another sequence has there
-    (``_pad_helper`` of models/model_wrapper.py); so all are named, and one that sits a step out
-    sees its last token once more at its position, which leaves its cache as it was.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._torch, self._model = import_module("torch"), model
-        self._fields = model.config.neuron_config
-        if getattr(self._fields, "enable_fused_speculation", False):
-            raise ValueError("fused speculation is served by vLLM: --engine vllm")
-        if self._fields.batch_size > 1 and not self._fields.is_continuous_batching:
-            raise ValueError(
-                f"batch size {self._fields.batch_size} without is_continuous_batching runs its "
-                "prompts together and cannot be served slot by slot"
-            )
-        self._sampling_config = self._fields.on_device_sampling_config
-        size = self._fields.batch_size
-        self._sampling = [(1.0, 1.0, 1.0)] * size
-        self._last = [(0, 1)] * size
-
-    def facts(self) -> dict[str, Any]:
-        fields, config = self._fields, self._model.config
-        text = getattr(config, "text_config", config)
-        buckets = {tag: [b for t, _, b in list_graphs(self._model) if t == tag] for tag in TAGS}
-        decoding = [b for tag in list(TAGS)[1:] for b in buckets[tag]]
-        return {
-            "batch_size": fields.batch_size,
-            "seq_len": fields.seq_len,
-            "max_context_length": fields.max_context_length,
-            "vocab_size": text.vocab_size,
-            "context_encoding_buckets": buckets["context_encoding_model"],
-            "token_generation_buckets": decoding,
-            "on_device_sampling": self._sampling_config is not None,
-        }
-
-    def call(self, method: str, payload: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        if method == "prefill":
-            return self._answer(self._prefill(payload["slot"], payload["tokens"]))
-        if method == "decode":
-            return self._answer(
-                self._decode(payload["slots"], payload["tokens"], payload["positions"])
-            )
-        if method == "sampling":
-            self._set_sampling(**payload)
-        elif method != "warm_up":  # load() has run every graph once
-            raise ValueError(f"unknown method {method!r}")
-        return {}, b""
-
-    def _prefill(self, slot: int, tokens: list[int]) -> Any:
-        if not 0 < len(tokens) <= self._fields.max_context_length:
-            raise ValueError(f"a prompt has 1 to {self._fields.max_context_length} tokens")
-        self._last[slot] = tokens[-1], len(tokens) - 1
-        return self._run([tokens], [list(range(len(tokens)))], [slot])
-
-    def _decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Any:
-        for row, slot in enumerate(slots):
-            self._last[slot] = tokens[row], positions[row]
-        output = self._run(
-            [[token] for token, _ in self._last],
-            # A row at position 0 would make it a prompt (_is_prefill of models/model_base.py).
-            [[max(position, 1)] for _, position in self._last],
-            list(range(len(self._last))),
-        )
-        return output[self._integers(slots)]
-
-    def _run(self, tokens: Any, positions: Any, slots: list[int]) -> Any:
-        output = self._model(
-            self._integers(tokens),
-            attention_mask=None,
-            position_ids=self._integers(positions),
-            seq_ids=self._integers(slots),
-            sampling_params=self._floats([self._sampling[slot] for slot in slots]),
-        )
-        if self._sampling_config is not None:
-            return output.hidden_states
-        return output.logits[:, -1, :]
-
-    def _set_sampling(self, slot: int, temperature: float, top_k: int, top_p: float) -> None:
-        """NxD reads a top_k below 1 as: any token, whatever its logit (modules/generation)."""
-        most = getattr(self._sampling_config, "global_topk", 256)
-        top_k = most if top_k < 1 else min(top_k, most)
-        self._sampling[slot] = float(top_k), float(top_p), float(temperature)
-
-    def _answer(self, output: Any) -> tuple[dict[str, Any], bytes]:
-        if self._sampling_config is not None:
-            return {"tokens": [int(token) for token in output.flatten().tolist()]}, b""
-        logits = output.to(self._torch.float32).contiguous()
-        return {}, logits.numpy().astype("<f4").tobytes()
-
-    def _integers(self, values: Any) -> Any:
-        return self._torch.tensor(values, dtype=self._torch.int64)
-
-    def _floats(self, values: Any) -> Any:
-        return self._torch.tensor(values, dtype=self._torch.float32)
+    model = open_model(request)
+    path = Path(__file__).with_name("session.py")
+    session: dict[str, Any] = {"__name__": "neuron_artifacts_session"}
+    exec(compile(path.read_bytes(), str(path), "exec"), session)  # noqa: S102 - our own
+    graphs = [(graph.tag, graph.bucket) for graph in list_graphs(model)]
+    session["serve"](model, request["output"], graphs, emit, exchange)
