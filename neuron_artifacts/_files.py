@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -17,7 +19,14 @@ CHUNK = 1 << 20
 SETTLED_NS = 2_000_000_000
 """A file younger than this may still change within one timestamp tick: its digest is not kept."""
 
+MAX_DEPTH = 100
+"""Levels of a JSON object, far more than any file has; whoever walks it by recursion is safe."""
+
+MAX_YAML_BYTES = 1 << 18
+"""Settings that people write; the parser takes seconds for more."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def user_cache_dir() -> Path:
@@ -27,6 +36,44 @@ def user_cache_dir() -> Path:
         return Path(configured)
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "neuron-artifacts"
+
+
+def stat_regular(path: Path) -> os.stat_result:
+    """The status of a regular file, whose size is known and which can be opened without waiting.
+
+    A stranger's folder may link to a device, which has no end, or hold a pipe, which blocks.
+
+    Raises
+    ------
+    OSError
+        It cannot be looked at, or is something else.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return status
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file, at most ``limit`` of them.
+
+    Raises
+    ------
+    OSError
+        It cannot be read, or is no regular file.
+    ValueError
+        It is larger.
+    """
+    status = stat_regular(path)
+    data = b""
+    if status.st_size <= limit:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)  # files of /proc state a size of 0
+    if max(len(data), status.st_size) > limit:
+        raise ValueError(f"larger than {limit >> 20} MiB")
+    return data
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -141,19 +188,38 @@ def load_json_object(data: bytes) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        Not JSON, not an object, a duplicate name, NaN or an infinity, or nested too deeply.
+        Not JSON, not an object, a duplicate name, NaN or an infinity, half a surrogate pair, or
+        nested too deeply.
     """
+    # json guesses UTF-16 and UTF-32 from bytes, which the format and other readers do not.
+    text = data.decode("utf-8")
     try:
-        # json guesses UTF-16 and UTF-32 from bytes, which the format and other readers do not.
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique_pairs,
+            text, object_pairs_hook=_unique_pairs,
             parse_constant=_no_constant, parse_float=_finite,
         )  # fmt: skip
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
+    _check_depth(value)
+    if _SURROGATE.search(text):  # mostly whole pairs, which the parser has joined
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for node in level
+            if isinstance(node, (dict, list))
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -172,3 +238,37 @@ def _finite(text: str) -> float:
 
 def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
+
+
+def load_yaml(data: bytes) -> Any:
+    """Parse YAML of plain values, refusing what can grow or hide: aliases and duplicate names.
+
+    Raises
+    ------
+    ValueError
+        Not YAML, or of more than this reads.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("aliases are not read")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            mapping = super().construct_mapping(node, deep)
+            if len(mapping) != len(node.value):
+                raise ValueError("a name appears twice")
+            return mapping
+
+    try:
+        value = yaml.load(data, Loader)  # noqa: S506 - a SafeLoader
+        json.dumps(value, default=str, ensure_ascii=False).encode()  # only what JSON can hold
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        # Constructors of explicit tags, as in `!!bool x`, fail in any of these ways.
+        lines = str(error).splitlines()
+        raise ValueError(lines[0] if lines else type(error).__name__) from None
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuron_artifacts._files import MAX_YAML_BYTES, load_json_object, load_yaml, read_regular
 from neuron_artifacts.errors import SpecError
 
 ENVIRONMENT_PREFIX = "NEURON_ARTIFACTS_"
@@ -180,15 +180,12 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
 def _read_file(path: Path | None) -> Mapping[str, Any]:
     if path is None:
         return {}
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = load_yaml(read_regular(path, MAX_YAML_BYTES))
     except OSError as error:
         raise SpecError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        line = str(error).splitlines()[0]
-        raise SpecError(f"{path} is not valid YAML: {line}") from error
+    except ValueError as error:
+        raise SpecError(f"{path} is not valid YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -247,9 +244,9 @@ def parse_object(name: str, value: Any) -> dict[str, Any]:
     """A JSON object, from its text or parsed already; infinities are refused."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise SpecError(f"{name} is not JSON: {error}") from None
+            return load_json_object(value.encode())
+        except ValueError as error:
+            raise SpecError(f"{name} is no JSON object that can be used: {error}") from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise SpecError(f"{name} must be a JSON object, got {value!r}")
     if not _is_finite(value):

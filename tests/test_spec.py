@@ -72,9 +72,9 @@ def test_bucket_lists_are_read_in_every_spelling(text: Any) -> None:
         ({"model": "m", "context_encoding_buckets": "64,x"}, "must be a whole number, got 'x'"),
         ({"model": "m", "context_encoding_buckets": {"a": 1}}, "must be a list of lengths"),
         ({"model": "m", "torch_dtype": "int4"}, "torch_dtype 'int4' is not known"),
-        ({"model": "m", "override_neuron_config": "{"}, "override_neuron_config is not JSON"),
-        ({"model": "m", "override_neuron_config": "[1]"}, "must be a JSON object"),
-        ({"model": "m", "override_neuron_config": '{"a": NaN}'}, "holds NaN"),
+        ({"model": "m", "override_neuron_config": "{"}, "override_neuron_config is no JSON object"),
+        ({"model": "m", "override_neuron_config": "[1]"}, "not a JSON object"),
+        ({"model": "m", "override_neuron_config": '{"a": NaN}'}, "NaN is not JSON"),
         (
             {"model": "m", "override_neuron_config": '{"batch_size": "x"}'},
             "override_neuron_config.batch_size must be a whole number",

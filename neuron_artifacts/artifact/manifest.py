@@ -170,7 +170,10 @@ def _check_consistency(manifest: Manifest) -> None:
     if lacking:
         raise CorruptError(f"{MANIFEST_NAME} has a graph without a file: {lacking[0]!r}")
     try:
-        key = make_key(manifest.document["graphs"], manifest.document["weights"])
+        graphs, weights = manifest.document["graphs"], manifest.document["weights"]
+        if not isinstance(graphs, dict) or not isinstance(weights, dict):
+            raise ValueError("its halves are objects")
+        key = make_key(graphs, weights)
     except (KeyError, TypeError, ValueError):
         raise CorruptError(f"{MANIFEST_NAME} holds no key document") from None
     if key.key != manifest.key or key.graphs_digest != manifest.graphs_digest:

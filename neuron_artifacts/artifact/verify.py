@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from neuron_artifacts._files import DigestCache, hash_file
+from neuron_artifacts._files import DigestCache, hash_file, read_regular
 from neuron_artifacts.artifact.manifest import (
     MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
     SIDECARS,
     FileEntry,
     Manifest,
@@ -122,7 +123,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_NAME
     try:
-        return parse_manifest(path.read_bytes())
+        return parse_manifest(read_regular(path, MAX_MANIFEST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         if not directory.exists():
             raise MissError("there is no such directory") from None
@@ -136,6 +137,8 @@ def read_manifest(directory: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise CorruptError(f"{MANIFEST_NAME} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CorruptError(f"{MANIFEST_NAME} is {error}") from None
 
 
 def _check_file(

@@ -8,7 +8,6 @@ that a file was not cut short, long before a compiler runs.
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,10 +121,22 @@ def _tensor(where: str | Path, name: str, entry: Any, data_start: int) -> Tensor
         raise _bad(where, f"has a malformed shape or offset for tensor {name!r}")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise _bad(where, f"has tensor {name!r} of unknown dtype {dtype!r}")
-    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    bits = _count_elements(shape, 8 * (end - begin)) * DTYPE_BITS[dtype]
     if bits % 8 or bits // 8 != end - begin:
         raise _bad(where, f"has tensor {name!r} whose bytes do not match its shape")
     return TensorInfo(name, dtype, tuple(shape), data_start + begin, data_start + end)
+
+
+def _count_elements(shape: list[int], limit: int) -> int:
+    """The product, or what exceeds ``limit``: a long list makes a number that takes forever."""
+    if 0 in shape:
+        return 0
+    count = 1
+    for dim in shape:
+        count *= dim
+        if count > limit:
+            break
+    return count
 
 
 def _is_text_map(value: Any) -> bool:

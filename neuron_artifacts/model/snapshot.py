@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import DigestCache, is_safe_relative, load_json_object
+from neuron_artifacts._files import (
+    DigestCache,
+    is_safe_relative,
+    load_json_object,
+    read_regular,
+    stat_regular,
+)
 from neuron_artifacts.errors import ModelFormatError, ModelNotFoundError
 from neuron_artifacts.model.safetensors_header import TensorInfo, read_header
 
@@ -134,9 +140,7 @@ def read_folder(root: Path, *, name: str | None = None, revision: str | None = N
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a model, or a ModelFormatError that names the file and the trouble."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ModelFormatError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB")
-        return load_json_object(path.read_bytes())
+        return load_json_object(read_regular(path, MAX_JSON_BYTES))
     except FileNotFoundError:
         raise ModelFormatError(
             f"{path.parent} has no {path.name}",
@@ -205,11 +209,11 @@ def check_index(
     for file, header in tensors.items():
         for tensor in header:
             if seen.setdefault(tensor, file) != file:
-                raise ModelFormatError(f"{where} holds {tensor} twice: {seen[tensor]} and {file}")
+                raise ModelFormatError(f"{where} holds {tensor!r} twice: {seen[tensor]} and {file}")
     for tensor, file in (index or {}).get("weight_map", {}).items():
         if seen.get(tensor) != file:
             raise ModelFormatError(
-                f"{where}: {INDEX_NAME} places {tensor} in {file}, which does not hold it",
+                f"{where}: {INDEX_NAME} places {tensor!r} in {file!r}, which does not hold it",
                 hint="download the model whole",
             )
 
@@ -236,7 +240,7 @@ def weight_names(root: Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:
 def _file(root: Path, name: str, known: Mapping[str, str]) -> ModelFile:
     path = root / name
     try:
-        return ModelFile(name, path.stat().st_size, path, known.get(name))
+        return ModelFile(name, stat_regular(path).st_size, path, known.get(name))
     except FileNotFoundError:
         raise ModelFormatError(
             f"{root} lacks {name}, which its index names", hint="download the model whole"

@@ -133,7 +133,7 @@ def _prepare_calls(calls: Any, where: str) -> list[Any]:
         if isinstance(function, dict) and isinstance(arguments, str):
             try:
                 function["arguments"] = json.loads(arguments) if arguments.strip() else {}
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise RequestError(
                     f"{where}: the arguments of a tool call are not JSON: {error}",
                     param="messages",

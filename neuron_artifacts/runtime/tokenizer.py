@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuron_artifacts._files import read_regular
 from neuron_artifacts.errors import ModelFormatError, RequestError
-from neuron_artifacts.model.snapshot import read_json
+from neuron_artifacts.model.snapshot import MAX_JSON_BYTES, read_json
 
 if TYPE_CHECKING:
     import tokenizers
@@ -155,7 +156,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
     import tokenizers
 
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MAX_JSON_BYTES)
     except FileNotFoundError:
         raise ModelFormatError(
             f"{path.parent} has no {path.name}",
@@ -163,9 +164,13 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
         ) from None
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelFormatError(f"{path} is {error}") from None
     try:
         backend = tokenizers.Tokenizer.from_buffer(data)
-    except Exception as error:  # noqa: BLE001 - the library raises no narrower one
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - no narrower one, and its panics are no Exception
         raise ModelFormatError(
             f"{path} is not a tokenizer: {_one_line(error)}",
             hint="download it again, or upgrade the tokenizers package if the file is newer",
@@ -176,7 +181,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
     return backend
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
@@ -296,10 +301,10 @@ def _read_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > _MAX_TEMPLATE_BYTES:
-            raise ModelFormatError(f"{path} is larger than {_MAX_TEMPLATE_BYTES >> 20} MiB")
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, _MAX_TEMPLATE_BYTES).decode("utf-8")
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise ModelFormatError(f"{path} is not UTF-8 text") from None
+    except ValueError as error:
+        raise ModelFormatError(f"{path} is {error}") from None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import write_atomically
+from neuron_artifacts._files import read_regular, write_atomically
 from neuron_artifacts.errors import UsageError
 
 PASSWORD_VARIABLES = ("NEURON_ARTIFACTS_KEY_PASSWORD", "COSIGN_PASSWORD")
@@ -65,12 +65,13 @@ def load_public_key(path: Path, name: str | None = None) -> PublicKey:
         It is not there, no key, or of another kind.
     """
     _require()
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         key = load_pem_public_key(_read(path))
-    except ValueError:
-        raise UsageError(f"{path} is no public key in PEM form") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise UsageError(f"{path} is no public key in PEM form that is known") from None
     return _public(key, name or path.name, path)
 
 
@@ -83,6 +84,7 @@ def load_private_key(path: Path, environ: Any = None) -> PrivateKey:
         It is not there, no key, of another kind, or the password is wrong or missing.
     """
     _require()
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     data = _read(path)
@@ -96,7 +98,7 @@ def load_private_key(path: Path, environ: Any = None) -> PrivateKey:
         key = load_pem_private_key(data, password.encode() if password and _locked(data) else None)
     except TypeError:
         raise UsageError(f"{path} needs a password", hint=f"set {PASSWORD_VARIABLES[0]}") from None
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise UsageError(f"{path} is no private key, or the password is wrong") from None
     return PrivateKey(_public(key.public_key(), path.name, path), key)
 
@@ -168,8 +170,7 @@ def _locked(data: bytes) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_KEY_BYTES)
+        return read_regular(path, _MAX_KEY_BYTES)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 

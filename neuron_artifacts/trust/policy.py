@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuron_artifacts._files import MAX_YAML_BYTES, load_yaml, read_regular
 from neuron_artifacts.errors import UntrustedError, UsageError
 from neuron_artifacts.trust.keys import PublicKey, load_public_key
 from neuron_artifacts.trust.statement import read_signatures
@@ -67,15 +68,12 @@ def load_policy(environ: Mapping[str, str] | None = None) -> Policy:
     path = Path(named) if named else _default_path(environ)
     if not named and not path.exists():
         return Policy()
-    import yaml
-
     try:
-        body = yaml.safe_load(path.read_bytes())
+        body = load_yaml(read_regular(path, MAX_YAML_BYTES))
     except OSError as error:
         raise UsageError(f"the policy {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = str(error).splitlines()[0]
-        raise UsageError(f"the policy {path} is not valid YAML: {line}") from None
+    except ValueError as error:
+        raise UsageError(f"the policy {path} is not valid YAML: {error}") from None
     return _parse(body, path)
 
 

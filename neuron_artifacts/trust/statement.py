@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import load_json_object, write_atomically
+from neuron_artifacts._files import load_json_object, read_regular, write_atomically
 from neuron_artifacts.artifact import MANIFEST_NAME, PROVENANCE_NAME, SIGNATURE_NAME
 from neuron_artifacts.errors import CorruptError, StoreError
 from neuron_artifacts.trust.keys import PrivateKey, PublicKey
@@ -95,13 +95,20 @@ def read_signatures(directory: Path) -> Signatures | None:
         if not isinstance(rows, list) or len(rows) > 1000:
             raise ValueError("no list of signatures")
         signatures = tuple(
-            (str(row.get("keyid", "")), base64.b64decode(row["sig"], validate=True)) for row in rows
+            (_key_id(row), base64.b64decode(row["sig"], validate=True)) for row in rows
         )
         statement = load_json_object(payload)
         _check_statement(statement, directory)
     except (KeyError, TypeError, AttributeError, ValueError, binascii.Error) as error:
         raise CorruptError(f"{SIGNATURE_NAME} is damaged: {error}") from None
     return Signatures(payload, signatures)
+
+
+def _key_id(row: Mapping[str, Any]) -> str:
+    key_id = str(row.get("keyid", ""))
+    if not key_id.isprintable():  # it is shown to people
+        raise ValueError("a key id that cannot be printed")
+    return key_id
 
 
 def make_provenance(
@@ -146,11 +153,12 @@ def read_provenance(directory: Path) -> dict[str, Any] | None:
 
 def check_provenance(provenance: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
     """Where the provenance contradicts the key document, one line each."""
-    files = document.get("weights", {}).get("files", {})
+    files = document.get("weights", {}).get("files") or {}
+    files = files if isinstance(files, Mapping) else {}
     told = {
-        str(row.get("name")): row.get("digest", {}).get("sha256")
+        str(row.get("name")): row["digest"].get("sha256")
         for row in provenance["buildDefinition"]["resolvedDependencies"]
-        if isinstance(row, Mapping)
+        if isinstance(row, Mapping) and isinstance(row.get("digest"), Mapping)
     }
     return [
         f"provenance says {name} was {told.get(name)}, the key says {entry['sha256']}"
@@ -192,10 +200,10 @@ def _pre_authentication(payload: bytes) -> bytes:
 
 def _read(path: Path) -> bytes | None:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise CorruptError(f"{path.name} is larger than {_MAX_BYTES >> 20} MiB")
-        return path.read_bytes()
+        return read_regular(path, _MAX_BYTES)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise CorruptError(f"{path.name} is damaged: {error}") from None
     except OSError as error:
         raise CorruptError(f"{path.name} cannot be read: {error.strerror}") from None

@@ -412,7 +412,7 @@ TROUBLES: list[tuple[str, Callable[[FakeHub], None], type[Exception], str, str]]
         "misplaced",
         _index({"z": "model.safetensors"}),
         ModelFormatError,
-        "places z in model.safetensors",
+        "places 'z' in 'model.safetensors'",
         "whole",
     ),
     (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -63,7 +62,7 @@ class Fields:
             return None
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             self.reject(name, f"a number from {low:g} to {high:g}")
-        if not math.isfinite(value) or not low <= value <= high:
+        if not low <= value <= high:  # nor NaN, which compares false
             self.reject(name, f"a number from {low:g} to {high:g}")
         return float(value)
 
