@@ -87,7 +87,7 @@ def serve_with_worker(
         The library did not load it.
     """
     toolchain = choose_toolchain(backend, os.environ)
-    changed = _changed_versions(toolchain.document(backend), manifest.toolchain)
+    changed = changed_versions(toolchain.document(backend), manifest.toolchain)
     if changed:  # newer runtimes take older graphs, so this is advice; see neuron_host.judge
         log.warning("compiled with %s: if it does not load, compile it again", changed)
     target = "native" if manifest.target == UNKNOWN else manifest.target
@@ -163,7 +163,8 @@ class Watcher:
         )  # fmt: skip
 
 
-def _changed_versions(here: Mapping[str, str], there: Mapping[str, Any]) -> str:
+def changed_versions(here: Mapping[str, str], there: Mapping[str, Any]) -> str:
+    """The versions of ``there`` that are others ``here``, in words; empty where there are none."""
     return ", ".join(
         f"{name} {version} (here: {here.get(name, 'none')})"
         for name, version in sorted(there.items())

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from neuron_artifacts.cli import _output
+from neuron_artifacts.cli import _output, _serve_vllm
 from neuron_artifacts.cli._logging import set_up_logging
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.cli._progress import show_progress
 
+MAX_WAITING = 1024
 API_KEY_VARIABLES = ("NEURON_ARTIFACTS_API_KEY", "VLLM_API_KEY")
 
 
@@ -22,6 +23,13 @@ class OnInvalid(str, Enum):
 
     refuse = "refuse"
     recompile = "recompile"
+
+
+class Engine(str, Enum):
+    """Who runs the artifact."""
+
+    bundled = "bundled"
+    vllm = "vllm"
 
 
 class Verify(str, Enum):
@@ -49,6 +57,9 @@ VerifyOption = Annotated[
 def serve_command(
     *,
     artifacts: Artifacts = None,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="Our own server, or the toolchain's vLLM.")
+    ] = Engine.bundled,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")
@@ -78,7 +89,7 @@ def serve_command(
     ] = None,
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=1, help="Requests queued before 429 is answered.")
-    ] = 1024,
+    ] = MAX_WAITING,
     shutdown_timeout: Annotated[
         float,
         typer.Option("--shutdown-timeout", min=0, help="Seconds to finish accepted requests."),
@@ -87,9 +98,19 @@ def serve_command(
         Path | None, typer.Option("--ssl-certfile", help="TLS certificate.")
     ] = None,
     ssl_keyfile: Annotated[Path | None, typer.Option("--ssl-keyfile", help="TLS key.")] = None,
+    python: _serve_vllm.Python = None,
+    vllm_loader: _serve_vllm.Loader = None,
+    rank: _serve_vllm.Rank = None,
+    master_addr: _serve_vllm.Master = None,
+    vllm_arg: _serve_vllm.VllmArguments = None,
+    ready_timeout: _serve_vllm.ReadyTimeout = None,
     as_json: AsJson = False,
 ) -> int:
-    """Serve an artifact. Nothing is compiled: an artifact that does not hold is refused."""
+    """Serve an artifact. Nothing is compiled: an artifact that does not hold is refused.
+
+    With --engine vllm the OpenAI server of the toolchain's vLLM runs with the flags the artifact
+    was built with; it is ended, with exit code 4, as soon as it starts to compile.
+    """
     from neuron_artifacts.backends import compiles
     from neuron_artifacts.runtime.loader import find_artifacts, load_artifact
     from neuron_artifacts.runtime.server.lifecycle import serve
@@ -98,6 +119,17 @@ def serve_command(
     directory = find_artifacts(artifacts)
     with show_progress() as observe:
         _ensure_valid(directory, verify, on_invalid, model, observe)
+    if engine is Engine.vllm:
+        _refuse_ours(uds, threads, max_waiting)
+        flags = _serve_vllm.VllmFlags(
+            python, vllm_loader, rank, master_addr, tuple(vllm_arg or ()), ready_timeout, host,
+            port, tuple(served_model_name or ()), next(iter(_keys(api_key)), None),
+            {"ssl-certfile": ssl_certfile, "ssl-keyfile": ssl_keyfile}, shutdown_timeout,
+        )  # fmt: skip
+        _warn_if_open(host, _keys(api_key))
+        return _serve_vllm.serve_vllm(directory, flags, as_json=as_json)
+    _refuse_vllm(python, vllm_loader, rank, master_addr, vllm_arg, ready_timeout)
+    with show_progress() as observe:
         rebuilt = compiles.count()
         compiles.forbid()
         loaded = load_artifact(directory, verify=verify.value, threads=threads, observe=observe)
@@ -144,11 +176,40 @@ def _make_state(
 ) -> Any:
     from neuron_artifacts.runtime.server.state import make_state
 
-    found = [os.environ[name] for name in API_KEY_VARIABLES if os.environ.get(name)]
     return make_state(
-        loaded, model_names=tuple(names or ()), api_keys=tuple(api_keys or found[:1]),
-        max_waiting=max_waiting,
+        loaded, model_names=tuple(names or ()), api_keys=_keys(api_keys), max_waiting=max_waiting
+    )
+
+
+def _keys(told: list[str] | None) -> tuple[str, ...]:
+    found = [os.environ[name] for name in API_KEY_VARIABLES if os.environ.get(name)]
+    return tuple(told or found[:1])
+
+
+def _refuse_ours(uds: Path | None, threads: int | None, max_waiting: int) -> None:
+    """Options of our own server mean nothing to vLLM."""
+    given = {
+        "--uds": uds is not None,
+        "--threads": threads is not None,
+        "--max-waiting": max_waiting != MAX_WAITING,
+    }
+    _refuse(given, "is an option of our own server", "leave out --engine vllm, or the option")
+
+
+def _refuse_vllm(*values: Any) -> None:
+    names = (
+        "--python", "--vllm-loader", "--rank", "--master-addr", "--vllm-arg", "--ready-timeout",
     )  # fmt: skip
+    given = {name: value not in (None, []) for name, value in zip(names, values, strict=True)}
+    _refuse(given, "is an option of vLLM's server", "add --engine vllm, or leave the option out")
+
+
+def _refuse(given: dict[str, bool], why: str, hint: str) -> None:
+    from neuron_artifacts.errors import UsageError
+
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{name} {why}", hint=hint)
 
 
 def _warn_if_open(host: str, api_keys: tuple[str, ...]) -> None:
