@@ -31,6 +31,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "validate": "validate:validate_command",
     "adopt": "adopt:adopt_command",
     "serve": "serve:serve_command",
+    "env": "env:env_command",
     "generate": "generate:generate_command",
     "verify": "verify:verify_command",
     "repair": "repair:repair_command",
