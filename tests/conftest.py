@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 PREFIXES = ("NEURON_", "HF_", "HUGGING", "VLLM_", "XDG_", "TRANSFORMERS_")
 NAMES = ("CC", "CFLAGS", "NO_COLOR", "FORCE_COLOR")
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in the background of a shell script. Processes that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
