@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Emit = Callable[..., None]
     Graphs = Sequence[tuple[str, int]]
 
+CONTEXT_ENCODING = "context_encoding_model"
 _ONLY_VLLM = (
     "enable_fused_speculation", "speculation_length", "is_medusa", "is_block_kv_layout",
     "async_mode", "lora_config",
@@ -84,7 +85,7 @@ class Session:
             "seq_len": fields.seq_len,
             "max_context_length": fields.max_context_length,
             "vocab_size": self._model.vocab_size,
-            "context_encoding_buckets": self._buckets("context_encoding_model"),
+            "context_encoding_buckets": self._buckets(CONTEXT_ENCODING),
             "token_generation_buckets": self._buckets("token_generation_model"),
             "on_device_sampling": self._sampling_config is not None,
         }
@@ -109,7 +110,13 @@ class Session:
         if not 0 < len(tokens) <= self._fields.max_context_length:
             raise ValueError(f"a prompt has 1 to {self._fields.max_context_length} tokens")
         self._seen[slot] = list(tokens)
-        return self._run([tokens], [list(range(len(tokens)))], [slot])
+        positions = list(range(len(tokens)))
+        if len(tokens) == 1:
+            # The library pads with position 1, and takes the logits of the first highest position
+            # (pad_inputs of models/model_wrapper.py): of the padding. With zeros it is the token.
+            padding = [0] * (min(self._buckets(CONTEXT_ENCODING)) - 1)
+            tokens, positions = tokens + padding, positions + padding
+        return self._run([tokens], [positions], [slot])
 
     def _decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Any:
         rows = [self._repeat(slot, max(positions)) for slot in range(len(self._seen))]
