@@ -81,22 +81,35 @@ def shard(request: Request, emit: Emit) -> dict[str, Any]:
     emit("phase", name="configure")
     model = make_model(request)
     output = request["output"]
-    save_config(request, model)
     emit("phase", name="shard")
     if hasattr(model, "shard_text_weights"):  # models/image_to_text_model_base.py
         model.shard_text_weights(f"{output}/text_model/")
         model.shard_vision_weights(f"{output}/vision_model/")
     else:
         model.shard_weights(output)
+    save_config(request, model)
     return describe(request, model)
 
 
 def save_config(request: Request, model: Any) -> None:
-    """With the draft under the name it was given by, not the folder it was read from."""
+    set_names(request, model.config)
+    model.config.save(request["output"])
+
+
+def set_names(request: Request, config: Any) -> None:
+    """Put down models as they were named, not the folders that they are read from.
+
+    The text must not depend on where a hub model lies in a cache.
+    """
+    name = request.get("name_or_path", request["model"])
+    for part in (config, getattr(config, "text_config", config)):
+        if hasattr(part, "_name_or_path"):
+            part._name_or_path = name
     draft = request.get("draft")
     if draft:
-        model.config.fused_spec_config.draft_model_path = draft.get("name_or_path", draft["model"])
-    model.config.save(request["output"])
+        name = draft.get("name_or_path", draft["model"])
+        config.fused_spec_config.draft_model_path = name
+        config.fused_spec_config.draft_config._name_or_path = name
 
 
 def quantize(cls: Any, config: Any, model: str) -> None:
@@ -115,9 +128,7 @@ def quantize(cls: Any, config: Any, model: str) -> None:
 def hash_config(request: Request, emit: Emit) -> dict[str, Any]:
     """As vLLM has it, arguments that the library drops included."""
     config = make_config(request, lambda text: emit("warning", text=text))
-    if request.get("draft"):
-        name = request["draft"].get("name_or_path", request["draft"]["model"])
-        config.fused_spec_config.draft_model_path = name
+    set_names(request, config)
     return text_of(config)
 
 
@@ -138,13 +149,13 @@ def open_model(request: Request) -> Any:
     output = request["output"]
     model = model_class(request, output)(output)
     model.config._name_or_path = output
-    set_fp8_variables(model.config.neuron_config)
+    set_variables(model.config.neuron_config)
     return model
 
 
 def make_model(request: Request) -> Any:
     model = model_class(request, request["model"])(request["model"], make_config(request, refuse))
-    set_fp8_variables(model.config.neuron_config)
+    set_variables(model.config.neuron_config)
     return model
 
 
@@ -152,11 +163,13 @@ def refuse(text: str) -> None:
     raise ValueError(text)
 
 
-def set_fp8_variables(fields: Any) -> None:
-    """As inference_demo.py does, which nothing else of the library does."""
+def set_variables(fields: Any) -> None:
+    """What the library reads, and only its inference_demo.py, or a launcher, sets."""
     if (fields.quantized and fields.quantization_dtype == "f8e4m3") or fields.kv_cache_quant:
         os.environ.setdefault("XLA_HANDLE_SPECIAL_SCALAR", "1")
         os.environ.setdefault("UNSAFE_FP8FNCAST", "1")
+    if fields.tp_degree == 4:  # on trn1; from 2.28 on this is NxD's own default (parallel_state.py)
+        os.environ.setdefault("LOCAL_WORLD_SIZE", str(fields.world_size))
 
 
 def make_config(request: Request, complain: Callable[[str], None]) -> Any:
@@ -173,11 +186,6 @@ def make_config(request: Request, complain: Callable[[str], None]) -> Any:
         config = make(load_config=load_config, **parts)
     else:
         config = make(neuron_config(cls, arguments, complain), load_config=load_config)
-    # The text must not depend on where a hub model lies in a cache.
-    name = request.get("name_or_path", request["model"])
-    for part in (config, getattr(config, "text_config", config)):
-        if hasattr(part, "_name_or_path"):
-            part._name_or_path = name
     if request.get("draft"):
         config.fused_spec_config = fused_speculation(cls, config, request["draft"])
     return config
@@ -235,7 +243,6 @@ def fused_speculation(cls: Any, config: Any, draft: dict[str, Any]) -> Any:
         setattr(fields, name, value)
     load_config = library("utils.hf_adapter").load_pretrained_config(draft["model"])
     draft_config = cls.get_config_cls()(fields, load_config=load_config)
-    draft_config._name_or_path = draft.get("name_or_path", draft["model"])
     return library("models.config").FusedSpecNeuronConfig(
         cls._model_cls, draft_config=draft_config, draft_model_path=draft["model"]
     )
