@@ -12,9 +12,12 @@ PREFIXES = ("NEURON_", "HF_", "HUGGING", "VLLM_", "XDG_", "TRANSFORMERS_")
 NAMES = ("CC", "CFLAGS", "NO_COLOR", "FORCE_COLOR")
 
 
+# As in the background of a shell script, or under nohup: processes that tests interrupt would
+# inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As in the background of a shell script. Processes that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,7 @@ class NeuronApplicationBase:
         self.config = config or self.get_config_cls().load(path)
         self.model_path = path
         fields = self.neuron_config = self.config.neuron_config
+        self.vocab_size = self.config.vocab_size  # models/model_base.py
         context, decoding = [fields.max_context_length], [fields.max_length]
         if fields.enable_bucketing:
             context = fields.context_encoding_buckets or generate_buckets(128, context[0])
