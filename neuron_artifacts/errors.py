@@ -24,6 +24,7 @@ line ends with. The library never prints them; :mod:`neuron_artifacts.cli` does,
     │   └── CompileError            1   the compiler ran and failed
     │       └── CompileInterruptedError  130   somebody ended the compiler
     ├── StoreError                  1   the store cannot be read or written
+    │   └── RemoteError             1   a remote store does not answer, or refuses
     ├── ServeError                  1   the server cannot start
     │   └── EngineError             1   the engine stopped, or the model gave no usable logits
     └── RequestError                2   a generation request is invalid (HTTP 400)
@@ -152,6 +153,22 @@ class CompileInterruptedError(CompileError):
 
 class StoreError(NeuronArtifactsError):
     pass
+
+
+class RemoteError(StoreError):
+    """A remote store's trouble; ``passing`` says that asking again may help, ``after`` seconds."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        passing: bool = False,
+        after: float | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.passing = passing
+        self.after = after
 
 
 class ServeError(NeuronArtifactsError):

@@ -23,6 +23,7 @@ from neuron_artifacts.build.lookup import (
     resolve_request,
 )
 from neuron_artifacts.build.progress import Clock
+from neuron_artifacts.build.shared import Share, fetch_instead, give_back
 from neuron_artifacts.errors import HubError
 from neuron_artifacts.events import Observer, Waiting, ignore
 from neuron_artifacts.plan import Decision
@@ -33,6 +34,7 @@ from neuron_artifacts.store.leases import mark_used
 
 __all__ = [
     "Outcome",
+    "Share",
     "check_build",
     "compile_artifact",
     "destination_of",
@@ -50,10 +52,12 @@ def compile_artifact(
     force: bool = False,
     skip_preflight: bool = False,
     retry: bool = False,
+    share: Share | None = None,
 ) -> Outcome:
-    """Give the artifact for ``spec``: found, relinked, or compiled as far as it must be.
+    """Give the artifact for ``spec``: found, fetched, relinked, or compiled as far as it must be.
 
-    What is known to fail is refused unless ``retry`` or ``force`` is given.
+    What is known to fail is refused unless ``retry`` or ``force`` is given. ``share`` is a remote
+    store to ask before anything is built.
     """
     environ = os.environ if environ is None else environ
     clock = Clock(observe)
@@ -67,6 +71,12 @@ def compile_artifact(
         decision = look_up(resolved, store, destination, force=force)
     if _is_final(decision, destination):
         return _hit(decision, clock)
+    if share and not force and decision.action != "hit":
+        with clock.phase("fetch"):
+            fetched = fetch_instead(share, key, store, destination, observe)
+        if fetched:
+            decision = look_up(resolved, store, destination)
+            return replace(_hit(decision, clock), fetched_from=share.name)
     if not (retry or force):
         refuse_known_failure(resolved, decision, store)
     check_writable(destination.parent)
@@ -84,7 +94,10 @@ def compile_artifact(
             return replace(_hit(decision, clock), waited=waits.seen)
         with remembering_failure(resolved, store):
             outcome = _carry_out(resolved, store, destination, decision, clock)
-        return replace(outcome, waited=waits.seen)
+    if share:
+        with clock.phase("push"):
+            give_back(share, outcome.path, observe)
+    return replace(outcome, waited=waits.seen)
 
 
 def _carry_out(

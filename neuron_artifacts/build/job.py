@@ -36,6 +36,7 @@ class Outcome:
     compiled: int = 0
     set_aside: tuple[Path, ...] = ()
     waited: bool = False
+    fetched_from: str | None = None
 
 
 class BuildJob(ABC):

@@ -43,11 +43,20 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "unpin": "gc:unpin_command",
     "convert-eagle": "convert_eagle:convert_eagle_command",
     "doctor": "doctor:doctor_command",
+    "push": "push:push_command",
+    "pull": "pull:pull_command",
+    "remote": {
+        "add": "remote:add_command",
+        "list": "remote:list_command",
+        "remove": "remote:remove_command",
+    },
     "toolchains": {"list": "toolchains:list_command"},
 }
 """Where the command, or each command of a group, is defined, by the word that calls it."""
 
-GROUP_HELP: dict[str, str] = {"toolchains": "toolchains:HELP"}
+GROUP_HELP: dict[str, str] = {
+    "remote": "remote:HELP", "toolchains": "toolchains:HELP",
+}  # fmt: skip
 """What each group is about."""
 
 

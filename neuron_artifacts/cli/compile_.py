@@ -11,6 +11,7 @@ import typer
 from neuron_artifacts.cli import _output, _render
 from neuron_artifacts.cli._options import PLACE, AsJson, takes_spec
 from neuron_artifacts.cli._progress import show_progress
+from neuron_artifacts.errors import UsageError
 from neuron_artifacts.spec import CompileSpec
 
 
@@ -38,6 +39,20 @@ def compile_command(
             help="Say what would fail, all of it, and stop; 7 if anything would.",
         ),
     ] = False,
+    remote: Annotated[
+        str | None,
+        typer.Option(
+            "--remote",
+            metavar="NAME",
+            envvar="NEURON_ARTIFACTS_REMOTE",
+            rich_help_panel=PLACE,
+            help="Remote store, by name or URL, to ask before anything is compiled.",
+        ),
+    ] = None,
+    push: Annotated[
+        bool,
+        typer.Option("--push", rich_help_panel=PLACE, help="With --remote: give it the result."),
+    ] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="Build although the same build is known to fail.")
     ] = False,
@@ -60,15 +75,28 @@ def compile_command(
         )
     from neuron_artifacts.build import compile_artifact
 
+    share = _open_share(remote, push)
     with show_progress() as observe:
         outcome = compile_artifact(
-            spec, observe=observe, force=force, skip_preflight=skip_preflight, retry=retry
-        )
+            spec, observe=observe, force=force, skip_preflight=skip_preflight, retry=retry,
+            share=share,
+        )  # fmt: skip
     if as_json:
         _output.print_json(_outcome_json(outcome))
     else:
         _print_outcome(outcome)
     return 0
+
+
+def _open_share(remote: str | None, push: bool) -> Any:
+    if remote is None:
+        if push:
+            raise UsageError("--push needs --remote NAME")
+        return None
+    from neuron_artifacts.build import Share
+    from neuron_artifacts.remote import open_remote
+
+    return Share(remote, open_remote(remote), push)
 
 
 def _preflight(spec: CompileSpec, as_json: bool) -> int:
@@ -100,6 +128,7 @@ def _outcome_json(outcome: Any) -> dict[str, Any]:
         "compiled": outcome.compiled,
         "seconds": dict(outcome.seconds),
         "waited": outcome.waited,
+        "fetched_from": outcome.fetched_from,
         "set_aside": [str(path) for path in outcome.set_aside],
         "artifact_manifest": str(outcome.path / "artifact.json"),
         "serve": _render.serve_command(outcome.path),

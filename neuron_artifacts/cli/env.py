@@ -60,8 +60,8 @@ def _before(directory: Path, root: Path | None) -> list[str] | None:
     """What fills the cache of vllm-neuron: whole entries, and none that are there."""
     if root is None:
         return None
+    from neuron_artifacts.backends.vllm_neuron.adapter import COMPILE_CACHE
     from neuron_artifacts.compile_caches.vllm_neuron import BELOW_ROOT
-    from neuron_artifacts.runtime.vllm.recipes import COMPILE_CACHE
 
     return ["cp", "-rn", f"{directory / COMPILE_CACHE}/.", str(root / BELOW_ROOT)]
 

@@ -74,13 +74,15 @@ def lookup_command(
     """
     from neuron_artifacts.neuron_cache import CacheOptions
     from neuron_artifacts.sources import choose_sources
+    from neuron_artifacts.sources.remotes import configured_remotes
 
     spec = resolve_spec(sources.flags, config_file=sources.config_file, needs_model=False)
     options = CacheOptions(tuple(cache_repo or ()), release, compiler, task, prove)
     told = spec.origins["backend"] != "default"
     asked = choose_sources(
         spec.backend if spec.model or told else None, store=spec.store, environ=os.environ,
-        options=options, names=source or (), every=all_sources,
+        options=options, remotes=configured_remotes(os.environ), names=source or (),
+        every=all_sources,
     )  # fmt: skip
     _refuse_idle_options(options, asked)
     if not spec.model:

@@ -1,0 +1,89 @@
+"""A remote store around a build: asked before, given the result after, and never in the way.
+
+Its trouble is told and costs a compile at most. Only what the policy does not trust is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuron_artifacts.errors import MissError, NeuronArtifactsError, UntrustedError
+from neuron_artifacts.events import Note, Observer, ignore
+from neuron_artifacts.remote import Pulled, RemoteStore, pull_artifact, push_artifact
+from neuron_artifacts.store import LocalStore
+from neuron_artifacts.trust.policy import load_policy, require_trust
+
+
+@dataclass(frozen=True)
+class Share:
+    """A remote store to read through, by the name it was asked for; ``push`` also writes back."""
+
+    name: str
+    remote: RemoteStore
+    push: bool = False
+
+
+def pull_trusted(
+    share: Share,
+    key: str,
+    store: LocalStore,
+    *,
+    destination: Path | None = None,
+    observe: Observer = ignore,
+) -> Pulled:
+    """Pull an artifact and ask the policy about it; what it does not trust is set aside.
+
+    Raises
+    ------
+    UntrustedError
+        Nobody the policy asks for has signed it.
+    MissError, CorruptError, RemoteError, ResourceError, StoreError
+        As :func:`~neuron_artifacts.remote.pull_artifact`.
+    """
+    policy = load_policy()
+    pulled = pull_artifact(share.remote, key, store, destination=destination, observe=observe)
+    try:
+        require_trust(
+            pulled.path, policy.required(share.name, share.remote.url, str(pulled.path.absolute()))
+        )
+    except UntrustedError as error:
+        if pulled.already_there:
+            raise
+        aside = store.set_aside(pulled.path)
+        raise UntrustedError(
+            f"{error.message}; it was pulled from {share.name} and set aside as {aside}",
+            hint=error.hint,
+        ) from None
+    return pulled
+
+
+def fetch_instead(
+    share: Share, key: str, store: LocalStore, destination: Path, observe: Observer
+) -> bool:
+    """Whether the remote store had the artifact, so that nothing needs to be compiled."""
+    try:
+        pull_trusted(share, key, store, destination=destination, observe=observe)
+    except UntrustedError:
+        raise
+    except MissError:
+        observe(Note(f"{share.name} does not have it"))
+        return False
+    except NeuronArtifactsError as error:
+        observe(Note(f"{share.name}: {error.message}; building it here instead"))
+        return False
+    observe(Note(f"fetched from {share.name}"))
+    return True
+
+
+def give_back(share: Share, directory: Path, observe: Observer) -> None:
+    """Put a result into the remote store, where that was asked for."""
+    if not share.push:
+        return
+    try:
+        pushed = push_artifact(share.remote, directory, observe=observe)
+    except NeuronArtifactsError as error:
+        observe(Note(f"not pushed to {share.name}: {error.message}"))
+        return
+    verb = "pushed to" if pushed.published else "was already at"
+    observe(Note(f"{verb} {share.name}"))

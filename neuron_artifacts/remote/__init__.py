@@ -1,0 +1,19 @@
+"""Stores that many machines share, and artifacts on their way to and from them.
+
+::
+
+    push: verify here → send the blobs that are missing there → publish one small manifest
+    pull: read the manifest → link what is here, fetch the rest by range → verify → publish here
+"""
+
+from neuron_artifacts.remote.config import read_remotes
+from neuron_artifacts.remote.connect import open_remote, open_url
+from neuron_artifacts.remote.names import add_remote, find_artifact, find_key, remove_remote
+from neuron_artifacts.remote.port import Probe, RemoteStore
+from neuron_artifacts.remote.pull import Pulled, pull_artifact
+from neuron_artifacts.remote.push import Pushed, push_artifact
+
+__all__ = [
+    "Probe", "Pulled", "Pushed", "RemoteStore", "add_remote", "find_artifact", "find_key",
+    "open_remote", "open_url", "pull_artifact", "push_artifact", "read_remotes", "remove_remote",
+]  # fmt: skip

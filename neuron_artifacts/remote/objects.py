@@ -1,0 +1,130 @@
+"""Remote stores that keep named objects: shared folders and object stores.
+
+Layout: ``cas/sha256/<digest>`` for every file, then ``artifacts/<key>.json``, put last and only if
+absent. So a reader sees a whole artifact or none, and files are shared between artifacts.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from neuron_artifacts._files import is_sha256
+from neuron_artifacts.errors import CorruptError, MissError, RemoteError
+from neuron_artifacts.remote.manifest import MAX_BYTES, RemoteManifest
+from neuron_artifacts.remote.moving import in_parallel, persistently, read_checked
+from neuron_artifacts.remote.port import Blob, OnBytes, Probe
+
+ARTIFACTS = "artifacts/"
+
+
+class Objects(Protocol):
+    """Named objects, each there whole or not at all.
+
+    Methods raise :class:`~neuron_artifacts.errors.RemoteError` for every trouble of the store.
+    """
+
+    @property
+    def url(self) -> str: ...
+
+    def head(self, name: str) -> int | None:
+        """The object's size, or ``None``."""
+        ...
+
+    def get(self, name: str, size: int, start: int = 0) -> Iterator[bytes]:
+        """Its bytes from ``start`` on; MissError if it is not there."""
+        ...
+
+    def put(self, name: str, chunks: Iterator[bytes], size: int) -> None:
+        """Write it, replacing what is there; what ``chunks`` raises leaves no object."""
+        ...
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Write a small object unless one is there; whether it was written."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Names that begin so."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove it if it is there."""
+        ...
+
+
+class CasStore:
+    """A remote store over named objects."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    @property
+    def url(self) -> str:
+        return self._objects.url
+
+    def sizes(self, digests: Sequence[str]) -> dict[str, int]:
+        found = in_parallel(
+            lambda digest: persistently(lambda: self._objects.head(_blob(digest))), digests
+        )
+        return {d: size for d, size in zip(digests, found, strict=True) if size is not None}
+
+    def read(self, sha256: str, size: int, start: int = 0) -> Iterator[bytes]:
+        return self._objects.get(_blob(sha256), size, start)
+
+    def write(self, blob: Blob, on_bytes: OnBytes) -> None:
+        chunks = read_checked(blob.path, blob.sha256, on_bytes)
+        self._objects.put(_blob(blob.sha256), chunks, blob.size)
+        found = self._objects.head(_blob(blob.sha256))
+        if found != blob.size:
+            raise RemoteError(
+                f"{self.url} has {found} bytes of {blob.sha256} where {blob.size} were sent"
+            )
+
+    def read_manifest(self, key: str) -> bytes | None:
+        name = _manifest(key)
+        size = self._objects.head(name)
+        if size is None:
+            return None
+        if size > MAX_BYTES:
+            raise CorruptError(f"{self.url} has a manifest of {size} bytes for {key}")
+        try:
+            return b"".join(self._objects.get(name, size))
+        except MissError:
+            return None
+
+    def publish(self, manifest: RemoteManifest) -> bool:
+        key, data = manifest.artifact.key, manifest.dump()
+        if self._objects.put_if_absent(_manifest(key), data):
+            return True
+        # An answer that got lost makes the next try find what this publisher put itself.
+        return self.read_manifest(key) == data
+
+    def keys(self) -> list[str]:
+        names = (name.removeprefix(ARTIFACTS) for name in self._objects.list(ARTIFACTS))
+        keys = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return sorted(key for key in keys if is_sha256(key))
+
+    def probe(self) -> Probe:
+        name = f"probe-{secrets.token_hex(8)}.json"
+        first, second = b"the first one ", b"the second one"
+        won = [self._objects.put_if_absent(name, data) for data in (first, second)]
+        try:
+            kept = b"".join(self._objects.get(name, len(first)))
+            tail = b"".join(self._objects.get(name, len(first), 4))
+        finally:
+            self._objects.delete(name)
+        if won != [True, False] or kept != first:
+            said = "says that it refused" if not won[1] else "takes"
+            return Probe(False, f"it {said} a second object of the same name, and overwrites")
+        if tail != first[4:]:
+            return Probe(False, "it does not give the rest of an object when asked for it")
+        return Probe(True)
+
+
+def _blob(sha256: str) -> str:
+    return f"cas/sha256/{sha256}"
+
+
+def _manifest(key: str) -> str:
+    return f"{ARTIFACTS}{key}.json"

@@ -1,0 +1,219 @@
+"""Pull: bring an artifact into the local store, fetching only what this machine lacks."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from neuron_artifacts.artifact import FileEntry, Manifest, verify_artifact
+from neuron_artifacts.errors import (
+    CorruptError,
+    MissError,
+    ResourceError,
+    StoreError,
+)
+from neuron_artifacts.events import Note, Observer, ignore
+from neuron_artifacts.remote.incoming import Incoming
+from neuron_artifacts.remote.manifest import RemoteManifest, Sidecar, parse_remote_manifest
+from neuron_artifacts.remote.moving import Meter, in_parallel, persistently
+from neuron_artifacts.remote.port import RemoteStore
+from neuron_artifacts.remote.references import fetch_reference
+from neuron_artifacts.store import LocalStore, Staging
+from neuron_artifacts.store.staging import storing
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull did.
+
+    ``resumed_bytes`` an earlier pull had fetched, ``linked_bytes`` were in other artifacts here,
+    ``hub_bytes`` came from a hub or its cache.
+    """
+
+    key: str
+    path: Path
+    already_there: bool = False
+    fetched_bytes: int = 0
+    resumed_bytes: int = 0
+    linked_bytes: int = 0
+    hub_bytes: int = 0
+    set_aside: Path | None = None
+    seconds: float = 0.0
+
+
+def read_remote(remote: RemoteStore, key: str) -> RemoteManifest:
+    """What a remote store holds under a key.
+
+    Raises
+    ------
+    MissError
+        Nothing.
+    CorruptError, IncompatibleError, RemoteError
+        It cannot be read.
+    """
+    data = persistently(lambda: remote.read_manifest(key))
+    if data is None:
+        raise MissError(
+            f"{remote.url} has no artifact {key}",
+            hint="neuron-artifacts cache-lookup lists what remote stores hold",
+        )
+    return parse_remote_manifest(data, key, remote.url)
+
+
+def pull_artifact(
+    remote: RemoteStore,
+    key: str,
+    store: LocalStore,
+    *,
+    destination: Path | None = None,
+    observe: Observer = ignore,
+) -> Pulled:
+    """Make an artifact of a remote store visible here, whole or not at all.
+
+    Every byte is checked against the manifest's digests before. What lies broken at the
+    destination is set aside.
+
+    Raises
+    ------
+    MissError
+        The remote store has no such key, or has lost a file of it.
+    CorruptError
+        The remote store or a hub sends other bytes than were pushed.
+    ResourceError
+        The disk is too small.
+    RemoteError, HubError, StoreError
+    """
+    began = time.monotonic()
+    destination = destination or store.path(key)
+    if _is_whole(destination, key, store):
+        return Pulled(key, destination, already_there=True, seconds=time.monotonic() - began)
+    with Incoming(destination.parent, store.digests) as incoming:
+        with store.stage(key, destination) as staging:
+            pull = _Pull(remote, read_remote(remote, key), store, staging, incoming, observe)
+            pull.run()
+            set_aside = _publish(staging, pull.manifest, store, destination)
+    return replace(pull.outcome(destination), set_aside=set_aside, seconds=time.monotonic() - began)
+
+
+class _Pull:
+    """One artifact on its way into a staging directory."""
+
+    def __init__(
+        self,
+        remote: RemoteStore,
+        whole: RemoteManifest,
+        store: LocalStore,
+        staging: Staging,
+        incoming: Incoming,
+        observe: Observer,
+    ) -> None:
+        self.manifest = whole.artifact
+        self._whole, self._remote, self._store = whole, remote, store
+        self._staging, self._incoming, self._observe = staging, incoming, observe
+        self._linked = self._from_hub = 0
+
+    def run(self) -> None:
+        lacking = self._link_local()
+        self._check_space(lacking)
+        entries: list[FileEntry | Sidecar] = [*lacking, *self._whole.sidecars]
+        wanted = {entry.sha256: entry for entry in entries}
+        self._meter = Meter("pulling", sum(e.size for e in wanted.values()), self._observe)
+        found = dict(zip(wanted, in_parallel(self._fetch, wanted.values()), strict=True))
+        for file in lacking:
+            self._place(found[file.sha256], file)
+        for sidecar in self._whole.sidecars:
+            with storing(self._staging.path):
+                shutil.copyfile(found[sidecar.sha256], self._staging.reserve(sidecar.path))
+
+    def outcome(self, destination: Path) -> Pulled:
+        return Pulled(
+            self.manifest.key, destination, fetched_bytes=self._incoming.fetched_bytes,
+            resumed_bytes=self._incoming.resumed_bytes, linked_bytes=self._linked,
+            hub_bytes=self._from_hub,
+        )  # fmt: skip
+
+    def _link_local(self) -> list[FileEntry]:
+        """Take what artifacts of this store have; returns what none has."""
+        lacking = []
+        sources = _local_files(self._store)
+        for file in self.manifest.files:
+            source = sources.get(file.sha256)
+            if source and self._try_place(source, file):
+                self._linked += file.size
+            else:
+                lacking.append(file)
+        return lacking
+
+    def _try_place(self, source: Path, file: FileEntry) -> bool:
+        try:
+            self._place(source, file)
+        except (CorruptError, StoreError) as error:
+            self._observe(Note(f"{source} cannot be used ({error}); fetching it"))
+            return False
+        return True
+
+    def _place(self, source: Path, file: FileEntry) -> None:
+        self._staging.place(source, file.path, file.role, sha256=file.sha256, may_hardlink=True)
+
+    def _check_space(self, lacking: Iterable[FileEntry]) -> None:
+        needed = sum({file.sha256: file.size for file in lacking}.values())
+        with storing(self._staging.path):
+            free = shutil.disk_usage(self._staging.path).free
+        if needed > free:
+            raise ResourceError(
+                f"the artifact needs {needed / 1e9:.1f} GB more in {self._staging.path.parent}, "
+                f"where {free / 1e9:.1f} GB are free",
+                hint="free space there, or choose another place with --store",
+            )
+
+    def _fetch(self, entry: FileEntry | Sidecar) -> Path:
+        reference = self._whole.references.get(entry.sha256)
+        if reference:
+            path = fetch_reference(reference, entry.size, self._meter.add)
+            self._from_hub += entry.size
+            return path
+        return self._incoming.fetch(
+            entry.sha256, entry.size,
+            lambda start: self._remote.read(entry.sha256, entry.size, start),
+            self._remote.url, self._meter.add,
+        )  # fmt: skip
+
+
+def _local_files(store: LocalStore) -> dict[str, Path]:
+    return {
+        file.sha256: path / file.path
+        for path, manifest in store.manifests()
+        for file in manifest.files
+    }
+
+
+def _is_whole(destination: Path, key: str, store: LocalStore) -> bool:
+    verdict = verify_artifact(destination, "full", digests=store.digests)
+    return verdict.status == "ok" and verdict.manifest is not None and verdict.manifest.key == key
+
+
+def _publish(
+    staging: Staging, manifest: Manifest, store: LocalStore, destination: Path
+) -> Path | None:
+    """Publish; what lies there broken makes way, and whoever was faster has won."""
+    set_aside = None
+    for _ in range(3):
+        if staging.publish(manifest, destination):
+            return set_aside
+        if _is_whole(destination, manifest.key, store):
+            return set_aside
+        _refuse_foreign(destination, store)
+        set_aside = store.set_aside(destination)
+    raise StoreError(f"{destination} cannot be published: something else keeps it occupied")
+
+
+def _refuse_foreign(destination: Path, store: LocalStore) -> None:
+    verdict = verify_artifact(destination)
+    if verdict.manifest is None and destination.parent != store.root:
+        raise StoreError(
+            f"{destination} exists and holds something else than an artifact of this tool",
+            hint="name a new or empty directory; nothing there was touched",
+        )

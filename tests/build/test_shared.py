@@ -1,0 +1,112 @@
+"""A remote store around a build: read through, written back, and never in the way."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from neuron_artifacts.artifact import verify_artifact
+from neuron_artifacts.build import Outcome, Share, compile_artifact
+from neuron_artifacts.errors import UntrustedError
+from neuron_artifacts.events import Event, Note
+from neuron_artifacts.remote import open_url
+from neuron_artifacts.spec import resolve_spec
+from neuron_artifacts.store import LocalStore
+from neuron_artifacts.trust.keys import generate_keys, load_private_key
+from neuron_artifacts.trust.statement import sign_artifact
+from tests.cli.run import run
+from tests.models import SMALL, copy_model
+
+
+@pytest.fixture
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and a remote store that has its artifact."""
+    place = tmp_path_factory.mktemp("shared")
+    copy_model(place / "model")
+    build(place, place / "first", place / "remote", push=True)
+    return place
+
+
+def build(
+    place: Path, store: Path, remote: Path, *, push: bool = False, notes: list[str] | None = None
+) -> Outcome:
+    def observe(event: Event) -> None:
+        if isinstance(event, Note) and notes is not None:
+            notes.append(event.text)
+
+    spec = resolve_spec({"model": str(place / "model"), "store": str(store), **SMALL}, environ={})
+    share = Share("prod", open_url(f"file://{remote}"), push)
+    return compile_artifact(spec, environ={}, observe=observe, share=share)
+
+
+def test_what_one_machine_compiled_every_other_fetches(shared: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    outcome = build(shared, tmp_path, shared / "remote", notes=notes)
+    assert notes == ["fetched from prod"]
+    assert (outcome.compiled, outcome.fetched_from) == (0, "prod")
+    assert outcome.decision.action == "hit"
+    assert verify_artifact(outcome.path, "full").status == "ok"
+
+
+def test_a_remote_store_that_does_not_have_it_costs_a_compile(shared: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    outcome = build(shared, tmp_path / "a", tmp_path / "empty", notes=notes)
+    assert (outcome.compiled, outcome.fetched_from) == (3, None)
+    assert notes == ["prod does not have it"]
+    again = build(shared, tmp_path / "b", tmp_path / "empty", push=True, notes=notes)
+    assert again.compiled == 3
+    assert build(shared, tmp_path / "c", tmp_path / "empty").fetched_from == "prod"
+
+
+def test_its_trouble_never_fails_a_build(shared: Path, tmp_path: Path) -> None:
+    remote = Path(shutil.copytree(shared / "remote", tmp_path / "remote"))
+    for path in remote.rglob("*"):
+        if path.is_file() and "cas" in path.parts:
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.chmod(0o644)
+            path.write_bytes(data)
+    notes: list[str] = []
+    outcome = build(shared, tmp_path / "store", remote, notes=notes)
+    assert outcome.compiled == 3
+    assert any("building it here instead" in note for note in notes)
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where the store should be")
+    outcome = build(shared, tmp_path / "other", blocked, push=True, notes=notes)
+    assert outcome.compiled == 3
+    assert any("not pushed to prod" in note for note in notes)
+
+
+def test_what_the_policy_does_not_trust_is_set_aside(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, _ = generate_keys(tmp_path / "release", {})
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "keys: {release: release.pub}\nrules: [{stores: [prod], require: [release]}]\n"
+    )
+    monkeypatch.setenv("NEURON_ARTIFACTS_POLICY", str(policy))
+    with pytest.raises(UntrustedError, match="must be signed by release"):
+        build(shared, tmp_path / "store", shared / "remote")
+    store = LocalStore(tmp_path / "store")
+    assert store.directories() == []
+    assert len(list((store.root / ".set-aside").iterdir())) == 1
+    (signed,) = LocalStore(
+        Path(shutil.copytree(shared / "first", tmp_path / "signed"))
+    ).directories()
+    sign_artifact(signed, load_private_key(private, {}))
+    remote = tmp_path / "remote"
+    pushed = run("push", signed, "--to", f"file://{remote}", cwd=tmp_path)
+    assert pushed.code == 0, pushed.err
+    assert build(shared, tmp_path / "store", remote).fetched_from == "prod"
+
+
+def test_the_command(shared: Path, tmp_path: Path) -> None:
+    flags = [str(t) for n, v in SMALL.items() for t in (f"--{n.replace('_', '-')}", v)]
+    model, url = shared / "model", f"file://{shared / 'remote'}"
+    result = run("compile", model, *flags, "--remote", url, "--json", cwd=tmp_path)
+    assert (result.code, result.data["fetched_from"], result.data["compiled"]) == (0, url, 0)
+    assert run("compile", model, *flags, "--push", cwd=tmp_path).code == 2
+    assert run("compile", model, *flags, "--remote", "nowhere", cwd=tmp_path).code == 2
