@@ -14,6 +14,7 @@ BACKENDS = {
     "transformers-neuronx": (
         "neuron_artifacts.backends.transformers_neuronx.adapter:TransformersNeuronxBackend"
     ),
+    "vllm-neuron": "neuron_artifacts.backends.vllm_neuron.adapter:VllmNeuronBackend",
 }
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from neuron_artifacts._files import load_json_object
+from neuron_artifacts._files import load_json_object, read_regular
 from neuron_artifacts.compile_caches.persistent import CacheLocation
 from neuron_artifacts.errors import CorruptError, StoreError
 
@@ -145,6 +145,27 @@ def lay_entries(source: Path, folder: Path) -> int:
     return laid
 
 
+def collect_entries(folder: Path, destination: Path) -> int:
+    """Copy the complete graphs of a cache, without what only its machine needs; how many.
+
+    Raises
+    ------
+    StoreError
+        One cannot be read, or ``destination`` not be written.
+    """
+    complete = [entry for entry in read_entries(folder) if entry.state == "complete"]
+    for entry in complete:
+        target = destination / entry.key
+        try:
+            target.mkdir(parents=True)
+            for name in (HLO, f"graph_{entry.key}.neff", METADATA, MARKER, COMMAND):
+                if (entry.path / name).is_file():
+                    shutil.copyfile(entry.path / name, target / name)
+        except OSError as error:
+            raise StoreError(f"{target} cannot be written: {error.strerror}") from error
+    return len(complete)
+
+
 def _lay(source: Path, destination: Path) -> bool:
     there = read_entry(destination) if destination.is_dir() else None
     if there and there.state == "complete":
@@ -198,9 +219,10 @@ def _judge(path: Path, sizes: Mapping[str, int]) -> tuple[State, str | None]:
 def _contradiction(path: Path, neff_size: int) -> str | None:
     """What the loader would stumble over, or never see: files that do not agree."""
     try:
-        metadata = load_json_object(_read_small(path / METADATA))
+        metadata = load_json_object(read_regular(path / METADATA, _SMALL))
         promised = dict(
-            line.partition(":")[::2] for line in _read_small(path / MARKER).decode().splitlines()
+            line.partition(":")[::2]
+            for line in read_regular(path / MARKER, _SMALL).decode().splitlines()
         )
     except (OSError, ValueError) as error:
         return f"a file cannot be read: {error}"
@@ -228,7 +250,7 @@ def _check_metadata(metadata: Mapping[str, Any], key: str) -> str | None:
 def _holder(path: Path) -> int | None:
     """The process that compiles this graph, if it lives; the cache is one machine's own."""
     try:
-        text = _read_small(path.with_name(f".{path.name}{_HOLDER}")).decode()
+        text = read_regular(path.with_name(f".{path.name}{_HOLDER}"), _SMALL).decode()
         pid = int(dict(line.partition(":")[::2] for line in text.splitlines())["pid"])
         os.kill(pid, 0)
     except PermissionError:
@@ -252,18 +274,13 @@ def _sizes(path: Path) -> dict[str, int]:
 
 def _read_target(command: Path) -> str | None:
     try:
-        words = shlex.split(_read_small(command).decode())
+        words = shlex.split(read_regular(command, _SMALL).decode())
     except (OSError, ValueError):
         return None
     for word, following in itertools.pairwise(words):
         if word == "--target":
             return following
     return None
-
-
-def _read_small(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_SMALL)
 
 
 def _written(path: Path) -> float:

@@ -27,8 +27,6 @@ SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 ROOT_COMM_PORT = 63423
 """Where the ranks of several nodes meet (fork, ``examples/neuron/multi_node/launch_script.py``)."""
 CACHE_VARIABLE = "VLLM_CACHE_ROOT"
-COMPILE_CACHE = "compile_cache"
-"""Where an artifact of vllm-neuron has its graphs."""
 
 _VLLM_OPTIONS = ("block_size", "enable_prefix_caching", "num_gpu_blocks_override")
 _LORA_OPTIONS = ("lora_modules", "max_loras", "max_lora_rank")
@@ -149,6 +147,7 @@ def _native(served: Served, directory: Path, site: Site) -> Recipe:
     """vllm-neuron: no directory to point at, but a cache to fill beforehand."""
     root = site.cache_root or directory / "cache"
     environ = {
+        **served.environment,
         CACHE_VARIABLE: str(root),
         "VLLM_NEURON_DISABLE_WARMUP_COMPILE": "1",
         "VLLM_NEURON_DISABLE_GRAPH_CAPTURE_BACKEND": "1",

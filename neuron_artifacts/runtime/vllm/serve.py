@@ -12,6 +12,7 @@ from typing import Any
 
 from neuron_artifacts._files import user_cache_dir
 from neuron_artifacts.artifact import Manifest
+from neuron_artifacts.backends.vllm_neuron.adapter import COMPILE_CACHE
 from neuron_artifacts.backends.worker_backend import changed_versions
 from neuron_artifacts.compile_caches.vllm_neuron import BELOW_ROOT, lay_entries
 from neuron_artifacts.errors import CorruptError, ExitCode, IncompatibleError, ToolchainError
@@ -19,7 +20,6 @@ from neuron_artifacts.runtime.server.sockets import bind_tcp
 from neuron_artifacts.runtime.vllm.process import Launch, run_server
 from neuron_artifacts.runtime.vllm.recipes import (
     CACHE_VARIABLE,
-    COMPILE_CACHE,
     Recipe,
     Site,
     make_recipe,

@@ -46,7 +46,8 @@ class Served:
 
     ``fields`` is the finished NeuronConfig, as far as the key has it, ``override`` what the
     request laid over vLLM's defaults, ``arguments`` further options of vLLM by their flags' names,
-    ``shards`` the ranks whose weights lie in the artifact.
+    ``environment`` variables that the graphs were compiled with, ``shards`` the ranks whose
+    weights lie in the artifact.
     """
 
     backend: str
@@ -60,6 +61,7 @@ class Served:
     fields: Mapping[str, Any]
     override: Mapping[str, Any]
     arguments: Mapping[str, Any]
+    environment: Mapping[str, str]
     speculation: Speculation | None
     ranks: Ranks
     shards: frozenset[int]
@@ -141,6 +143,7 @@ def _read(manifest: Manifest) -> Served:
         fields=dict(fields),
         override=dict(serve.get("override_neuron_config") or {}),
         arguments=dict(serve.get("vllm_arguments") or {}),
+        environment=dict(serve.get("environment") or {}),
         speculation=_speculation(serve.get("speculation")),
         ranks=_ranks(layout, serve.get("ranks") or {}, fields, int(config["tp_degree"])),
         shards=frozenset(int(match[1]) for match in shards if match),
