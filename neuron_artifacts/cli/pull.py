@@ -29,13 +29,15 @@ def pull_command(
     Every byte is checked before anything shows. After an interruption, run it again: it goes on
     where it was.
     """
-    from neuron_artifacts.remote import find_key, open_remote, pull_artifact
+    from neuron_artifacts.build.shared import Share, pull_trusted
+    from neuron_artifacts.remote import find_key, open_remote
     from neuron_artifacts.store import LocalStore
 
     remote, local = open_remote(source), LocalStore(Path(store))
     wanted = [find_key(key, remote) for key in keys]
     with show_progress() as observe:
-        pulled = [pull_artifact(remote, key, local, observe=observe) for key in wanted]
+        share = Share(source or remote.url, remote)
+        pulled = [pull_trusted(share, key, local, observe=observe) for key in wanted]
     if as_json:
         _output.print_json({"remote": remote.url, "pulled": [vars(one) for one in pulled]})
     else:

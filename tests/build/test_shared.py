@@ -83,6 +83,7 @@ def test_what_the_policy_does_not_trust_is_set_aside(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     private, _ = generate_keys(tmp_path / "release", {})
+    (key,) = (path.name for path in LocalStore(shared / "first").directories())
     policy = tmp_path / "policy.yaml"
     policy.write_text(
         "keys: {release: release.pub}\nrules: [{stores: [prod], require: [release]}]\n"
@@ -93,6 +94,15 @@ def test_what_the_policy_does_not_trust_is_set_aside(
     store = LocalStore(tmp_path / "store")
     assert store.directories() == []
     assert len(list((store.root / ".set-aside").iterdir())) == 1
+    everywhere = tmp_path / "everywhere.yaml"
+    everywhere.write_text(policy.read_text().replace("[prod]", "['*']"))
+    pulled = run(
+        "pull", key, "--from", f"file://{shared / 'remote'}", cwd=tmp_path,
+        NEURON_ARTIFACTS_POLICY=str(everywhere),
+    )  # fmt: skip
+    assert pulled.code == 6
+    assert "must be signed by release" in pulled.err
+    assert LocalStore(tmp_path).directories() == []
     (signed,) = LocalStore(
         Path(shutil.copytree(shared / "first", tmp_path / "signed"))
     ).directories()
