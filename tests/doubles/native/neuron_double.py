@@ -9,6 +9,8 @@ slow=MARK      the compiler takes for ever; its process has MARK among its argum
 cores=N        the device has N cores; without it there is no device
 instance=NAME  the device is in an instance of that type, ``trn1`` by itself
 lost_shard=R   the shard of rank R is not written
+old            NxD Inference as it was up to SDK 2.26, in what its double says of that
+quantize       the checkpoint cannot be quantised
 ============== =============================================================================
 """
 
@@ -92,6 +94,21 @@ def save_torchscript(path, neffs):
         archive.writestr("model/version", b"3\n")
         for index, neff in enumerate(neffs):
             archive.writestr(f"model/constants/{index}", b"state" + neff)
+
+
+def load_torchscript(path):
+    """What ``torch.jit.load`` raises, and a device that is not there."""
+    if not os.path.isfile(path):
+        raise ValueError(f"The provided filename {path} does not exist")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile:
+        damaged = path
+    if damaged:
+        raise RuntimeError("PytorchStreamReader failed reading zip archive")
+    if not available_cores():
+        raise RuntimeError("Unknown type name '__torch__.torch.classes.neuron.SPMDModel'")
 
 
 def available_cores():
