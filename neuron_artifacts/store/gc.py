@@ -19,6 +19,8 @@ from neuron_artifacts.artifact import MANIFEST_NAME
 from neuron_artifacts.errors import MissError
 from neuron_artifacts.store.failures import collect_failures
 from neuron_artifacts.store.leases import (
+    INTENT,
+    TRASH,
     collect_leases,
     holders,
     is_pinned,
@@ -29,7 +31,7 @@ from neuron_artifacts.store.local import LocalStore
 from neuron_artifacts.store.owner import Owner, is_abandoned
 from neuron_artifacts.store.staging import rename_without_replacing, storing
 
-TRASH, SET_ASIDE = ".trash", ".set-aside"
+SET_ASIDE = ".set-aside"
 
 Inode = tuple[int, int]
 
@@ -157,7 +159,7 @@ def collect_litter(store: LocalStore) -> list[Path]:
     trash = store.root / TRASH
     for path in trash.glob("*") if trash.is_dir() else ():
         if is_abandoned(path):
-            shutil.rmtree(path, ignore_errors=True)
+            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
             gone.append(path)
     with suppress(OSError):
         collect_leases(store.root, store_time(store.root))
@@ -179,15 +181,29 @@ def _files(directory: Path) -> list[tuple[Inode, int, int]]:
 def _remove(store: LocalStore, path: Path) -> bool:
     trash = store.root / TRASH
     target = trash / f"{path.name}-{Owner.current().token}-{secrets.token_hex(4)}"
+    intent = target.with_name(target.name + INTENT)
     with storing(trash):
         trash.mkdir(exist_ok=True)
+        intent.touch()
+    try:
+        if not _move_away(store, path, target):
+            return False
+    finally:
+        with suppress(OSError):
+            intent.unlink()
+    shutil.rmtree(target, ignore_errors=True)
+    return True
+
+
+def _move_away(store: LocalStore, path: Path, target: Path) -> bool:
+    """Move an artifact into the trash unless somebody wants it; see :func:`.leases.hold`."""
+    with storing(path):
         if path.parent == store.root and _is_wanted(store, path):
             return False
         try:
-            moved = rename_without_replacing(path, target)
+            if not rename_without_replacing(path, target):
+                return False
         except FileNotFoundError:
-            return False
-        if not moved:
             return False
     wanted = True  # as long as the question cannot be answered
     try:
@@ -196,10 +212,7 @@ def _remove(store: LocalStore, path: Path) -> bool:
     finally:
         if wanted:
             _put_back(target, path)
-    if wanted:
-        return False
-    shutil.rmtree(target, ignore_errors=True)
-    return True
+    return not wanted
 
 
 def _is_wanted(store: LocalStore, path: Path) -> bool:

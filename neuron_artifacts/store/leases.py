@@ -19,18 +19,21 @@ from neuron_artifacts.store.owner import ABANDONED_SECONDS, Owner, is_alive
 
 STORE_NAME = "neuron-compiled-artifacts"
 
-LEASES, USED, PINS = ".leases", ".used", ".pins"
+LEASES, USED, PINS, TRASH = ".leases", ".used", ".pins", ".trash"
+INTENT = ".intent"
+"""Ends the name of the file by which a collector says what it is about to remove."""
 RENEW_SECONDS = 1800.0
 """How often a lease is renewed, for other hosts, which cannot look the process up."""
-_RETURN_SECONDS = 2.0
+_DECISION_SECONDS = 5.0
 
 
 @contextmanager
 def hold(artifact: Path) -> Iterator[None]:
     """Keep an artifact of a store from being collected until the block ends.
 
-    The lease lies there before the artifact is looked at. If a collector has just moved it away,
-    it sees the lease and puts it back, which is waited for.
+    Lease first, then a look for a collector's intent; the collector writes its intent first and
+    looks for leases then. So one of the two sees the other: the collector leaves the artifact
+    alone, or this waits until it has decided.
     """
     lease = _write_lease(artifact)
     if lease is None:
@@ -40,7 +43,7 @@ def hold(artifact: Path) -> Iterator[None]:
     renewing = threading.Thread(target=_renew, args=(lease, stop), name="lease", daemon=True)
     renewing.start()
     try:
-        _await_return(artifact)
+        _await_decision(artifact)
         yield
     finally:
         stop.set()
@@ -83,8 +86,9 @@ def collect_leases(root: Path, now: float) -> None:
             for path in folder.iterdir():
                 if not _may_live(path, now):
                     path.unlink(missing_ok=True)
-            with suppress(OSError):
-                folder.rmdir()
+            if not (root / folder.name).exists():
+                with suppress(OSError):
+                    folder.rmdir()
     with suppress(OSError):
         for path in (root / USED).iterdir():
             if not (root / path.name).exists():
@@ -133,7 +137,7 @@ def _write_lease(artifact: Path) -> Path | None:
         return None  # nobody collects there, and the folder is not ours to write into
     folder = artifact.parent / LEASES / artifact.name
     lease = folder / f"{Owner.current().token}-{secrets.token_hex(4)}"
-    for _ in range(3):  # a collector may remove the empty folder under our hands
+    for _ in range(100):  # a collector may remove the empty folder under our hands
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lease.touch()
@@ -152,13 +156,12 @@ def _renew(lease: Path, stop: threading.Event) -> None:
             os.utime(lease)
 
 
-def _await_return(artifact: Path) -> None:
-    deadline = time.monotonic() + _RETURN_SECONDS
-    trash = artifact.parent / ".trash"
-    while not artifact.exists() and time.monotonic() < deadline:
-        if not any(trash.glob(f"{artifact.name}-*")):
-            return
-        time.sleep(0.01)
+def _await_decision(artifact: Path) -> None:
+    """A collector that died in between is not waited for longer than a moment."""
+    deadline = time.monotonic() + _DECISION_SECONDS
+    trash = artifact.parent / TRASH
+    while any(trash.glob(f"{artifact.name}-*{INTENT}")) and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def _may_live(lease: Path, now: float) -> bool:
