@@ -58,8 +58,12 @@ def serve_command(
     *,
     artifacts: Artifacts = None,
     engine: Annotated[
-        Engine, typer.Option("--engine", help="Our own server, or the toolchain's vLLM.")
-    ] = Engine.bundled,
+        Engine | None,
+        typer.Option(
+            "--engine",
+            help="Our own server, or the toolchain's vLLM. (default: whichever can run it)",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")
@@ -119,7 +123,7 @@ def serve_command(
     directory = find_artifacts(artifacts)
     with show_progress() as observe:
         _ensure_valid(directory, verify, on_invalid, model, observe)
-    if engine is Engine.vllm:
+    if (engine or _engine_for(directory)) is Engine.vllm:
         _refuse_ours(uds, threads, max_waiting)
         flags = _serve_vllm.VllmFlags(
             python, vllm_loader, rank, master_addr, tuple(vllm_arg or ()), ready_timeout, host,
@@ -147,6 +151,14 @@ def serve_command(
         state, host=host, port=port, uds=uds, shutdown_timeout=shutdown_timeout, on_ready=on_ready,
         ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
     ) or 0  # fmt: skip
+
+
+def _engine_for(directory: Path) -> Engine:
+    """Only graphs of vLLM's own compiler need vLLM."""
+    from neuron_artifacts.artifact import read_manifest
+
+    is_native = read_manifest(directory).backend == "vllm-neuron"
+    return Engine.vllm if is_native else Engine.bundled
 
 
 def _ensure_valid(

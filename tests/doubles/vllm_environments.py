@@ -21,6 +21,7 @@ PACKAGES = {
     "main": {**NXDI, "vllm": "0.9.2"},
     "plugin": {**NXDI, "vllm": "0.16.0", "vllm-neuron": "0.5.0"},
     "native": NATIVE,
+    "native-newer": {**NATIVE, "nki": "0.7.0"},
     "nxdi": NXDI,
     "newer": {**NXDI, "neuronx-cc": "2.25.1.0", "vllm": "0.16.0", "vllm-neuron": "0.5.0"},
 }
@@ -29,7 +30,7 @@ PACKAGES = {
 def make_vllm_environment(folder: Path, generation: str) -> Path:
     """An interpreter whose vLLM is of ``generation``, a key of :data:`PACKAGES`."""
     python = make_environment(folder, PACKAGES[generation])
-    library = "vllm_neuron" if generation == "native" else "nxdi"
+    library = "vllm_neuron" if generation.startswith("native") else "nxdi"
     paths = [DOUBLES / name for name in ("vllm", library, "native")]
     paths.append(Path(sysconfig.get_path("purelib")))
     (site_packages(folder) / "doubles.pth").write_text("".join(f"{path}\n" for path in paths))

@@ -39,7 +39,12 @@ from neuron_artifacts.backends.worker_backend import (
     find_site,
     weight_tasks,
 )
-from neuron_artifacts.compile_caches.vllm_neuron import BELOW_ROOT, collect_entries, lay_entries
+from neuron_artifacts.compile_caches.vllm_neuron import (
+    BELOW_ROOT,
+    collect_entries,
+    lay_entries,
+    read_entries,
+)
 from neuron_artifacts.errors import CompileError, IncompatibleError, ModelNotFoundError
 from neuron_artifacts.events import Note, Observer
 from neuron_artifacts.key import digest_of, make_key
@@ -104,11 +109,7 @@ class VllmNeuronBackend:
         watcher = Watcher(resolved.graphs, observe)
         destination = directory / COMPILE_CACHE
         if not (weights_only and _borrow(resolved, destination, observe)):
-            cache = _compile(resolved, own, work, watcher)
-            if not collect_entries(cache, destination):
-                raise CompileError(
-                    "vLLM compiled no graph", hint=f"its output is in {work / 'worker.log'}"
-                )
+            collect_entries(_compile(resolved, own, work, watcher), destination)
         keys = sorted(path.name for path in destination.iterdir())
         index = json.dumps({"compile_cache": keys}, indent=1).encode() + b"\n"
         write_atomically(directory / INDEX, index)
@@ -168,6 +169,13 @@ def _compile(resolved: ResolvedSpec, own: NativeWork, work: Path, watcher: Watch
     if resolved.spec.jobs:
         request["jobs"] = resolved.spec.jobs
     call_worker(own.site, WORKER, request, directory=work, watcher=watcher)
+    entries = read_entries(root / BELOW_ROOT)
+    problems = [f"graph {e.key} is {e.state}: {e.problem}" for e in entries if e.problem]
+    if problems or not entries:
+        raise CompileError(
+            problems[0] if problems else "vLLM compiled no graph",
+            hint=f"its output is in {work / 'worker.log'}",
+        )
     return root / BELOW_ROOT
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import threading
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,14 +62,13 @@ def compile_graphs(request: Request, emit: Emit) -> dict[str, Any]:
     set_environment(root, request.get("jobs"))
     folder = root / "neuron" / "compile_cache"
     emit("phase", name="import vllm")
-    from vllm import LLM
-
+    vllm = import_module("vllm")
     emit("phase", name="compile")
     for graph in request["graphs"]:
         emit("graph", state="compiling", **graph)
     watcher = Watcher(folder, emit)
     try:
-        LLM(**request["llm"])
+        vllm.LLM(**request["llm"])
     except Exception as error:
         # Some versions end a compile without a device by raising (vllm_neuron/exceptions.py).
         if type(error).__name__ != "CPUCompilationComplete":

@@ -46,7 +46,7 @@ class Served:
 
     ``fields`` is the finished NeuronConfig, as far as the key has it, ``override`` what the
     request laid over vLLM's defaults, ``arguments`` further options of vLLM by their flags' names,
-    ``environment`` variables that the graphs were compiled with, ``shards`` the ranks whose
+    ``environment`` the variables that graphs were compiled with, ``shards`` the ranks whose
     weights lie in the artifact.
     """
 

@@ -1,0 +1,5 @@
+"""``vllm_neuron/exceptions.py``."""
+
+
+class CPUCompilationComplete(Exception):
+    pass
