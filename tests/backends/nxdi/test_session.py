@@ -99,7 +99,7 @@ def test_each_slot_has_its_own_sampling(site: Site) -> None:
     site.run("compile", **DYNAMIC)
     with closing(site.serve()) as worker:
         told: dict[int, list[int]] = {0: [5, 6], 1: [7], 2: [8, 9, 10]}
-        for slot, top_k in enumerate((1, 50, 0)):
+        for slot, top_k in enumerate((1, 5000, 0)):  # 0 is no limit, and not any token
             payload = {"slot": slot, "temperature": 0.7, "top_k": top_k, "top_p": 0.9}
             worker.call("sampling", payload)
         for slot, tokens in told.items():
@@ -110,6 +110,21 @@ def test_each_slot_has_its_own_sampling(site: Site) -> None:
             for slot, token in zip(slots, decode(worker, told, slots), strict=True):
                 assert token == (next_token(told[slot]) + (slot != 0)) % VOCAB
                 told[slot].append(token)
+
+
+def test_a_slot_that_sits_out_neither_suffers_nor_chooses_the_bucket(site: Site) -> None:
+    site.run("compile")
+    long = list(range(1, 17))
+    with closing(site.serve()) as worker:
+        prefill(worker, 0, long)
+        prefill(worker, 2, [9])
+        prefill(worker, 1, [3, 4])
+        assert decode(worker, {0: [*long, 7]}, [0]) == [next_token([*long, 7])]
+        assert decode(worker, {1: [3, 4, 5]}, [1]) == [next_token([3, 4, 5])]
+        assert decode(worker, {2: [9, 8]}, [2]) == [next_token([9, 8])]
+    log = (site.folder / "serve/worker.log").read_text()
+    runs = [line for line in log.splitlines() if line.startswith("running token")]
+    assert [line.split()[-1] for line in runs] == ["32", "16", "16"]
 
 
 def test_sampling_that_was_compiled_in_is_told_of(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import secrets
 import shutil
 import signal
@@ -46,6 +47,31 @@ def test_graphs_are_told_once_each_and_not_from_an_older_run(site: Site) -> None
         site.run("compile")
         assert sorted(site.graph_events("compiling")) == sorted(GRAPHS)
         assert sorted(site.graph_events("compiled")) == sorted(GRAPHS)
+
+
+def test_what_an_older_run_left_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library empties its folder too, but only once it begins to trace."""
+    monkeypatch.setenv("BASE_COMPILE_WORK_DIR", str(tmp_path / "work"))
+    names = runpy.run_path(str(WORKER))
+    graph = names["Graph"]("", "token_generation_model", 0, [4, 128])
+    (tmp_path / "work" / graph.folder).mkdir(parents=True)
+    (tmp_path / "work" / graph.folder / "graph.neff").touch()
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    def emit(event: str, **fields: Any) -> None:
+        told.append((event, fields))
+
+    with names["Progress"]([graph], emit):
+        pass
+    assert told == []
+    with names["Progress"]([graph], emit):
+        (tmp_path / "work" / graph.folder).mkdir(parents=True)
+        (tmp_path / "work" / graph.folder / "graph.neff").touch()
+    assert [(fields["bucket"], fields["state"]) for _, fields in told] == [
+        (128, "compiling"), (128, "compiled"),
+    ]  # fmt: skip
 
 
 def test_a_graph_that_was_not_compiled_is_not_told_as_compiled(site: Site) -> None:
@@ -239,6 +265,7 @@ def test_quantised_whole_or_not_at_all(site: Site) -> None:
     assert not path.exists()
     site.run("compile", **fields, more={"quantize": True})
     assert [file.name for file in path.iterdir()] == ["model.safetensors"]
+    assert not path.with_name("quantised.partial").exists()
     assert site.saved()["neuron_config"]["quantized_checkpoints_path"] == str(path)
     site.run("compile", **fields)
     shutil.rmtree(path)

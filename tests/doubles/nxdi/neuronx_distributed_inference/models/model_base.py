@@ -65,8 +65,9 @@ class NeuronBaseForCausalLM(NeuronApplicationBase):
         return Output(None, torch.tensor(chosen, torch.int64))
 
     def _sample(self, row, top_k, top_p, temperature):
-        """The likeliest with ``top_k`` 1, else the token after it: a draw that can be told."""
-        return (int(row.argmax()) + (top_k != 1)) % self.vocab_size
+        """A draw that can be told: the likeliest, the token after it, or (below 1) any token."""
+        away = 0 if top_k == 1 else 1 if top_k > 1 else self.vocab_size // 2
+        return (int(row.argmax()) + away) % self.vocab_size
 
 
 def validate_sampling_params(params, rows, global_topk):

@@ -29,6 +29,7 @@ class ModelWrapper:
         bucket = next((b for b in self.neuron_config.buckets if b >= mask), None)
         if bucket is None:
             raise ValueError(f"Input len {mask} exceeds largest bucket for {self.tag}")
+        print(f"running {self.tag} {bucket}", flush=True)
         if self.tag == CONTEXT:
             tokens = [row + [0] * (bucket - len(row)) for row in tokens]
             positions = [row + [1] * (bucket - len(row)) for row in positions]
