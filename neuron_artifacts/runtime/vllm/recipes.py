@@ -26,7 +26,7 @@ from neuron_artifacts.runtime.vllm.served import (
 SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 ROOT_COMM_PORT = 63423
 """Where the ranks of several nodes meet (fork, ``examples/neuron/multi_node/launch_script.py``)."""
-CACHE_VARIABLE = "VLLM_CACHE_ROOT"
+CACHE_VARIABLE, RANK_VARIABLE = "VLLM_CACHE_ROOT", "NEURON_RANK_ID"
 
 _VLLM_OPTIONS = ("block_size", "enable_prefix_caching", "num_gpu_blocks_override")
 _LORA_OPTIONS = ("lora_modules", "max_loras", "max_lora_rank")
@@ -290,7 +290,7 @@ def _multi_node(
     environ = {
         "ENABLE_NEURON_MULTI_NODE": "true",
         "WORLD_SIZE": str(ranks.nodes),
-        "NEURON_RANK_ID": str(node),
+        RANK_VARIABLE: str(node),
         "NEURON_LOCAL_TP": str(ranks.count),
         "NEURON_RT_ROOT_COMM_ID": f"{site.master}:{ROOT_COMM_PORT}",
         "MASTER_ADDR": site.master,

@@ -15,11 +15,18 @@ from neuron_artifacts.artifact import Manifest
 from neuron_artifacts.backends.vllm_neuron.adapter import COMPILE_CACHE
 from neuron_artifacts.backends.worker_backend import changed_versions
 from neuron_artifacts.compile_caches.vllm_neuron import BELOW_ROOT, lay_entries
-from neuron_artifacts.errors import CorruptError, ExitCode, IncompatibleError, ToolchainError
+from neuron_artifacts.errors import (
+    CorruptError,
+    ExitCode,
+    IncompatibleError,
+    ToolchainError,
+    UsageError,
+)
 from neuron_artifacts.runtime.server.sockets import bind_tcp
 from neuron_artifacts.runtime.vllm.process import Launch, run_server
 from neuron_artifacts.runtime.vllm.recipes import (
     CACHE_VARIABLE,
+    RANK_VARIABLE,
     Recipe,
     Site,
     make_recipe,
@@ -85,6 +92,11 @@ def serve_with_vllm(
             options.master,
         )  # fmt: skip
         recipe = make_recipe(served, offered, loader, site)
+        if recipe.environ.get(RANK_VARIABLE, "0") != "0":
+            raise UsageError(
+                "of several nodes only the first serves",
+                hint=f"neuron-artifacts env {artifact} --rank N shows what the others run",
+            )
         recipe = replace(recipe, arguments=(*recipe.arguments, *options.extra))
         if recipe.loader == NATIVE and site.cache_root:
             lay_entries(artifact / COMPILE_CACHE, site.cache_root / BELOW_ROOT)

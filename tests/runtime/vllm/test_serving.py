@@ -88,6 +88,15 @@ def rewrite(artifact: Path, name: str, data: bytes) -> None:
     assert verify_artifact(artifact, "full").status == "ok"
 
 
+def add(artifact: Path, name: str) -> None:
+    """Vouch for one more file."""
+    manifest = read_manifest(artifact)
+    path = artifact / name
+    entry = FileEntry(name, path.stat().st_size, hash_file(path), "weights")
+    (artifact / MANIFEST_NAME).unlink()
+    (artifact / MANIFEST_NAME).write_bytes(replace(manifest, files=(*manifest.files, entry)).dump())
+
+
 def want_more_shards(artifact: Path) -> None:
     """A configuration that names a shard which is not there: the loader would compile."""
     config = json.loads((artifact / "neuron_config.json").read_text())
@@ -146,6 +155,18 @@ def test_what_the_loader_does_not_recompile_for_is_an_error(
     assert failed.code == 1, failed.err
     assert "before it was ready" in failed.data["error"]["message"]
     assert words in failed.data["error"]["message"]
+
+
+def test_an_artifact_that_was_changed_while_it_was_served_is_told(
+    plugged: Place, tmp_path: Path
+) -> None:
+    """Not through the view, but by its own name."""
+    changed = plugged.artifact / "model.pt"
+    changed.chmod(0o644)
+    with running(plugged, knobs=f"{DEVICE},vllm_touch={changed}") as server:
+        server.process.terminate()
+        assert server.process.wait(60) == 5
+    assert any(f"{changed} was changed" in line for line in server.said)
 
 
 def test_a_damaged_artifact_never_reaches_vllm(plugged: Place) -> None:
@@ -323,6 +344,35 @@ def test_env_gives_shell_lines_that_serve(place: Place) -> None:
     assert place.generation != "plugin" or json.loads(arguments[-1]) == {
         "override_neuron_config": SAMPLING
     }
+
+
+def test_of_several_nodes_only_the_first_serves(plugged: Place, tmp_path: Path) -> None:
+    artifact = tmp_path / "node"
+    spread = {"world_size": 4, "local_ranks_size": 2, "start_rank_id": 0}
+    compiled = run(
+        "compile", ADDER, "--backend", "nxdi", "--target", "trn1", "--python", plugged.python,
+        "--tp-degree", 4, "--seq-len", 256, "--vllm-loader", "aws-fork-2.24",
+        "--override-neuron-config", json.dumps(spread), "--output", artifact, "--skip-preflight",
+    )  # fmt: skip
+    assert compiled.code == 0, compiled.err
+    shown = run("env", artifact, "--json", MASTER_ADDR="10.0.0.1")
+    assert shown.data["environment"]["NEURON_RANK_ID"] == "0"
+    assert shown.data["environment"]["WORLD_SIZE"] == "2"
+    lacking = run("env", artifact, "--rank", 1, "--master-addr", "10.0.0.1")
+    assert lacking.code == 4
+    assert "lacks rank 2" in lacking.err
+    unknown = run("env", artifact)
+    assert (unknown.code, "--master-addr" in unknown.err) == (2, True)
+    for rank in range(2, 4):
+        shard = artifact / f"weights/tp{rank}_sharded_checkpoint.safetensors"
+        shutil.copyfile(artifact / "weights/tp0_sharded_checkpoint.safetensors", shard)
+        add(artifact, shard.relative_to(artifact).as_posix())
+    refused = run(
+        "serve", "--engine", "vllm", "--artifacts", artifact, "--python", plugged.python,
+        "--vllm-loader", "aws-fork-2.24", "--rank", 1, "--master-addr", "10.0.0.1",
+    )  # fmt: skip
+    assert refused.code == 2
+    assert "only the first serves" in refused.err
 
 
 def test_env_quotes_what_a_shell_would_read(plugged: Place, tmp_path: Path) -> None:

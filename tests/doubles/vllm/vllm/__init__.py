@@ -10,6 +10,7 @@ vllm_quiet   compile over the artifact without a word in the log
 vllm_deaf    ignore SIGTERM
 vllm_child=M leave a process in the server's group that has M among its arguments
 vllm_die     end by itself once it is ready
+vllm_touch=P append to the file P when the model is loaded
 ============ ===================================================================================
 """
 

@@ -103,6 +103,9 @@ def main(argv):
     if neuron_double.knob("vllm_hang") is not None:
         time.sleep(600)
     server.options, server.engine = options, load_model(options)
+    if neuron_double.knob("vllm_touch"):
+        with open(neuron_double.knob("vllm_touch"), "ab") as file:
+            file.write(b"!")
     print("INFO:     Started server process", file=sys.stderr)
     print("INFO:     Application startup complete.", file=sys.stderr, flush=True)
     if neuron_double.knob("vllm_die") is not None:
