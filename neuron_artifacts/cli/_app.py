@@ -45,6 +45,8 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor:doctor_command",
     "push": "push:push_command",
     "pull": "pull:pull_command",
+    "export": "export_:export_command",
+    "import": "export_:import_command",
     "remote": {
         "add": "remote:add_command",
         "list": "remote:list_command",

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neuron_artifacts.artifact import FileEntry, Manifest, verify_artifact
+from neuron_artifacts.artifact import FileEntry
 from neuron_artifacts.errors import (
     CorruptError,
     MissError,
-    ResourceError,
     StoreError,
 )
 from neuron_artifacts.events import Note, Observer, ignore
+from neuron_artifacts.remote.arrival import check_space, is_whole, publish_staged
 from neuron_artifacts.remote.incoming import Incoming
 from neuron_artifacts.remote.manifest import RemoteManifest, Sidecar, parse_remote_manifest
 from neuron_artifacts.remote.moving import Meter, in_parallel, persistently
@@ -88,13 +87,14 @@ def pull_artifact(
     """
     began = time.monotonic()
     destination = destination or store.path(key)
-    if _is_whole(destination, key, store):
+    if is_whole(destination, key, store):
         return Pulled(key, destination, already_there=True, seconds=time.monotonic() - began)
     with Incoming(destination.parent, store.digests) as incoming:
         with store.stage(key, destination) as staging:
             pull = _Pull(remote, read_remote(remote, key), store, staging, incoming, observe)
             pull.run()
-            set_aside = _publish(staging, pull.manifest, store, destination)
+            listed = pull.whole.artifact_json
+            set_aside = publish_staged(staging, pull.manifest, listed, store, destination)
     return replace(pull.outcome(destination), set_aside=set_aside, seconds=time.monotonic() - began)
 
 
@@ -111,20 +111,20 @@ class _Pull:
         observe: Observer,
     ) -> None:
         self.manifest = whole.artifact
-        self._whole, self._remote, self._store = whole, remote, store
+        self.whole, self._remote, self._store = whole, remote, store
         self._staging, self._incoming, self._observe = staging, incoming, observe
         self._linked = self._from_hub = 0
 
     def run(self) -> None:
         lacking = self._link_local()
-        self._check_space(lacking)
-        entries: list[FileEntry | Sidecar] = [*lacking, *self._whole.sidecars]
+        check_space(self._staging, sum({f.sha256: f.size for f in lacking}.values()))
+        entries: list[FileEntry | Sidecar] = [*lacking, *self.whole.sidecars]
         wanted = {entry.sha256: entry for entry in entries}
         self._meter = Meter("pulling", sum(e.size for e in wanted.values()), self._observe)
         found = dict(zip(wanted, in_parallel(self._fetch, wanted.values()), strict=True))
         for file in lacking:
             self._place(found[file.sha256], file)
-        for sidecar in self._whole.sidecars:
+        for sidecar in self.whole.sidecars:
             with storing(self._staging.path):
                 shutil.copyfile(found[sidecar.sha256], self._staging.reserve(sidecar.path))
 
@@ -158,19 +158,8 @@ class _Pull:
     def _place(self, source: Path, file: FileEntry) -> None:
         self._staging.place(source, file.path, file.role, sha256=file.sha256, may_hardlink=True)
 
-    def _check_space(self, lacking: Iterable[FileEntry]) -> None:
-        needed = sum({file.sha256: file.size for file in lacking}.values())
-        with storing(self._staging.path):
-            free = shutil.disk_usage(self._staging.path).free
-        if needed > free:
-            raise ResourceError(
-                f"the artifact needs {needed / 1e9:.1f} GB more in {self._staging.path.parent}, "
-                f"where {free / 1e9:.1f} GB are free",
-                hint="free space there, or choose another place with --store",
-            )
-
     def _fetch(self, entry: FileEntry | Sidecar) -> Path:
-        reference = self._whole.references.get(entry.sha256)
+        reference = self.whole.references.get(entry.sha256)
         if reference:
             path = fetch_reference(reference, entry.size, self._meter.add)
             self._from_hub += entry.size
@@ -188,32 +177,3 @@ def _local_files(store: LocalStore) -> dict[str, Path]:
         for path, manifest in store.manifests()
         for file in manifest.files
     }
-
-
-def _is_whole(destination: Path, key: str, store: LocalStore) -> bool:
-    verdict = verify_artifact(destination, "full", digests=store.digests)
-    return verdict.status == "ok" and verdict.manifest is not None and verdict.manifest.key == key
-
-
-def _publish(
-    staging: Staging, manifest: Manifest, store: LocalStore, destination: Path
-) -> Path | None:
-    """Publish; what lies there broken makes way, and whoever was faster has won."""
-    set_aside = None
-    for _ in range(3):
-        if staging.publish(manifest, destination):
-            return set_aside
-        if _is_whole(destination, manifest.key, store):
-            return set_aside
-        _refuse_foreign(destination, store)
-        set_aside = store.set_aside(destination)
-    raise StoreError(f"{destination} cannot be published: something else keeps it occupied")
-
-
-def _refuse_foreign(destination: Path, store: LocalStore) -> None:
-    verdict = verify_artifact(destination)
-    if verdict.manifest is None and destination.parent != store.root:
-        raise StoreError(
-            f"{destination} exists and holds something else than an artifact of this tool",
-            hint="name a new or empty directory; nothing there was touched",
-        )

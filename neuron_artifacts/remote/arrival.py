@@ -1,0 +1,73 @@
+"""The last steps of everything that comes in: is there room, is it there, make it visible."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from neuron_artifacts.artifact import Manifest, verify_artifact
+from neuron_artifacts.errors import IncompatibleError, ResourceError, StoreError
+from neuron_artifacts.store import LocalStore, Staging
+from neuron_artifacts.store.staging import storing
+
+
+def is_whole(destination: Path, key: str, store: LocalStore) -> bool:
+    """Whether the artifact lies there, byte for byte."""
+    verdict = verify_artifact(destination, "full", digests=store.digests)
+    return verdict.status == "ok" and verdict.manifest is not None and verdict.manifest.key == key
+
+
+def check_space(staging: Staging, needed: int) -> None:
+    """Refuse what the disk cannot hold.
+
+    Raises
+    ------
+    ResourceError
+        With both figures.
+    """
+    with storing(staging.path):
+        free = shutil.disk_usage(staging.path).free
+    if needed > free:
+        raise ResourceError(
+            f"the artifact needs {needed / 1e9:.1f} GB more in {staging.path.parent}, "
+            f"where {free / 1e9:.1f} GB are free",
+            hint="free space there, or choose another place with --store",
+        )
+
+
+def publish_staged(
+    staging: Staging, manifest: Manifest, listed: bytes, store: LocalStore, destination: Path
+) -> Path | None:
+    """Publish; what lies there broken makes way, and whoever was faster has won.
+
+    ``listed`` are the bytes of ``artifact.json`` as they came, which a signature may cover.
+    Returns where the broken went.
+
+    Raises
+    ------
+    IncompatibleError
+        Those bytes are not what this release would write.
+    StoreError
+        Something that is no artifact lies there, or keeps coming back.
+    """
+    if manifest.dump() != listed:
+        raise IncompatibleError(
+            f"{manifest.key} has its manifest in a spelling of another release",
+            hint="use the neuron-artifacts release that wrote it",
+        )
+    set_aside = None
+    for _ in range(3):
+        if staging.publish(manifest, destination) or is_whole(destination, manifest.key, store):
+            return set_aside
+        _refuse_foreign(destination, store)
+        set_aside = store.set_aside(destination)
+    raise StoreError(f"{destination} cannot be published: something else keeps it occupied")
+
+
+def _refuse_foreign(destination: Path, store: LocalStore) -> None:
+    verdict = verify_artifact(destination)
+    if verdict.manifest is None and destination.parent != store.root:
+        raise StoreError(
+            f"{destination} exists and holds something else than an artifact of this tool",
+            hint="name a new or empty directory; nothing there was touched",
+        )
