@@ -13,9 +13,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from neuron_artifacts._files import is_sha256
 from neuron_artifacts.errors import MissError, RemoteError, UsageError
@@ -45,8 +45,9 @@ class HubStore:
         if self.repo_id.count("/") != 1:
             raise UsageError(f"{url} names no repository", hint="hf://org/repo")
         hub = library()
-        self._api: Any = hub.HfApi(hub.constants.ENDPOINT, library_name="neuron-artifacts")
-        self._asked = Asked(self.repo_id, "main", hub.constants.ENDPOINT)
+        self._endpoint: str = hub.constants.ENDPOINT.rstrip("/")
+        self._api: Any = hub.HfApi(self._endpoint, library_name="neuron-artifacts")
+        self._asked = Asked(self.repo_id, "main", self._endpoint)
         self._uploaded: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -126,7 +127,7 @@ class HubStore:
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
-            with quiet():
+            with _quietly():
                 self._api.create_commit(
                     self.repo_id, operations, revision="main", parent_commit=parent,
                     commit_message=f"Add artifact {manifest.artifact.key[:16]}",
@@ -141,12 +142,12 @@ class HubStore:
 
     def _stream(self, path: str, start: int) -> Iterator[bytes]:
         hub = library()
-        url = hub.hf_hub_url(self.repo_id, path, revision="main", endpoint=hub.constants.ENDPOINT)
+        url = f"{self._endpoint}/{self.repo_id}/resolve/main/{quote(path)}"
         headers = {**hub.utils.build_hf_headers(), "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
         timeout = hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with self._explained(path), quiet():
+        with self._explained(path), _quietly():
             with _open(hub.utils.get_session(), url, headers, timeout) as response:
                 hub.utils.hf_raise_for_status(response)
                 chunks = getattr(response, "iter_bytes", None) or response.iter_content
@@ -156,7 +157,7 @@ class HubStore:
                     skip = max(0, skip - len(chunk))
 
     def _ask(self, call: Callable[[], T]) -> T:
-        with self._explained(None), quiet():
+        with self._explained(None), _quietly():
             return call()
 
     @contextmanager
@@ -177,6 +178,32 @@ class HubStore:
             told.message, hint=told.hint, passing=wait is not None,
             after=wait if wait is not None and wait >= 0 else None,
         )  # fmt: skip
+
+
+class _Quietly:
+    """huggingface_hub's silence is global: the first thread to need it begins it, the last ends."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._silence = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._silence.enter_context(quiet())
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._silence.close()
+
+
+_quietly = _Quietly()
 
 
 def _open(session: Any, url: str, headers: dict[str, str], timeout: float) -> Any:

@@ -44,7 +44,7 @@ class Incoming:
     def __enter__(self) -> Incoming:
         with storing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._collect()
+            collect_incoming(self._folder.parent)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -104,12 +104,16 @@ class Incoming:
         mine.touch()
         return mine
 
-    def _collect(self) -> None:
-        """Remove what nobody came back for."""
-        for path in self._folder.iterdir():
+
+def collect_incoming(store: Path) -> None:
+    """Remove what nobody came back for, and what is part of an artifact already."""
+    with suppress(OSError):
+        for path in (store / FOLDER).iterdir():
             with suppress(OSError):
-                free = path.name.count(".") == 0 or is_abandoned(path)
-                if free and time.time() - path.stat().st_mtime > KEEP_SECONDS:
+                if "." in path.name and not is_abandoned(path):
+                    continue
+                status = path.stat()
+                if status.st_nlink > 1 or time.time() - status.st_mtime > KEEP_SECONDS:
                     path.unlink()
 
 

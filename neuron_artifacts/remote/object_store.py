@@ -22,8 +22,12 @@ from neuron_artifacts.remote.port import redact
 
 _PART = 16 << 20
 _PARTS_AT_ONCE = 4
+_CHUNK = 1 << 20
 _REQUESTS_AT_ONCE = 16
 _RETRIES: dict[str, Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
+_NO_RANGES = "non-partial response"
+"""What obstore says of a server that sends the whole object when asked for a part."""
+
 _STATUS = re.compile(r"status code: (\d{3})")
 
 
@@ -47,19 +51,39 @@ class CloudObjects:
 
     def get(self, name: str, size: int, start: int = 0) -> Iterator[bytes]:
         """Parts are asked for ahead, several at once, and given in order."""
-        asked: deque[Future[bytes]] = deque()
-        offsets = iter(range(start, size, _PART))
         with self._explained(name):
+            if start == 0 and size <= _PART:
+                yield from self._whole(name, 0)
+                return
             try:
-                for offset in offsets:
-                    asked.append(self._pool.submit(self._part, name, offset, size))
-                    if len(asked) == _PARTS_AT_ONCE:
-                        yield asked.popleft().result()
-                while asked:
+                yield from self._parts(name, size, start)
+            except self._obstore.exceptions.GenericError as error:
+                if _NO_RANGES not in str(error):
+                    raise
+                yield from self._whole(name, start)
+
+    def _parts(self, name: str, size: int, start: int) -> Iterator[bytes]:
+        asked: deque[Future[bytes]] = deque()
+        try:
+            for offset in range(start, size, _PART):
+                asked.append(self._pool.submit(self._part, name, offset, size))
+                if len(asked) == _PARTS_AT_ONCE:
                     yield asked.popleft().result()
-            finally:
-                for future in asked:
-                    future.cancel()
+            while asked:
+                yield asked.popleft().result()
+        finally:
+            for future in asked:
+                future.cancel()
+
+    def _part(self, name: str, offset: int, size: int) -> bytes:
+        end = min(offset + _PART, size)
+        return bytes(self._obstore.get_range(self._store, name, start=offset, end=end))
+
+    def _whole(self, name: str, start: int) -> Iterator[bytes]:
+        skip = start
+        for chunk in self._obstore.get(self._store, name).stream(min_chunk_size=_CHUNK):
+            yield bytes(chunk)[skip:]
+            skip = max(0, skip - len(chunk))
 
     def put(self, name: str, chunks: Iterator[bytes], size: int) -> None:
         with self._explained(name):
@@ -91,10 +115,6 @@ class CloudObjects:
     def delete(self, name: str) -> None:
         with self._explained(name):
             self._obstore.delete(self._store, name)
-
-    def _part(self, name: str, offset: int, size: int) -> bytes:
-        end = min(offset + _PART, size)
-        return bytes(self._obstore.get_range(self._store, name, start=offset, end=end))
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
@@ -130,6 +150,7 @@ class CloudObjects:
 def _library() -> Any:
     try:
         import obstore
+        import obstore.exceptions
     except ImportError:
         raise UsageError(
             "s3://, gs:// and az:// need obstore, which is not installed",

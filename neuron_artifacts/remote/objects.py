@@ -108,14 +108,14 @@ class CasStore:
     def probe(self) -> Probe:
         name = f"probe-{secrets.token_hex(8)}.json"
         first, second = b"the first one ", b"the second one"
-        won = [self._objects.put_if_absent(name, data) for data in (first, second)]
         try:
+            won = [self._objects.put_if_absent(name, data) for data in (first, second)]
             kept = b"".join(self._objects.get(name, len(first)))
             tail = b"".join(self._objects.get(name, len(first), 4))
         finally:
             self._objects.delete(name)
         if won != [True, False] or kept != first:
-            said = "says that it refused" if not won[1] else "takes"
+            said = "takes" if won[1] else "refuses"
             return Probe(False, f"it {said} a second object of the same name, and overwrites")
         if tail != first[4:]:
             return Probe(False, "it does not give the rest of an object when asked for it")

@@ -15,7 +15,7 @@ from neuron_artifacts.errors import (
 )
 from neuron_artifacts.events import Note, Observer, ignore
 from neuron_artifacts.remote.arrival import check_space, is_whole, publish_staged
-from neuron_artifacts.remote.incoming import Incoming
+from neuron_artifacts.remote.incoming import Incoming, collect_incoming
 from neuron_artifacts.remote.manifest import RemoteManifest, Sidecar, parse_remote_manifest
 from neuron_artifacts.remote.moving import Meter, in_parallel, persistently
 from neuron_artifacts.remote.port import RemoteStore
@@ -88,6 +88,7 @@ def pull_artifact(
     began = time.monotonic()
     destination = destination or store.path(key)
     if is_whole(destination, key, store):
+        collect_incoming(destination.parent)
         return Pulled(key, destination, already_there=True, seconds=time.monotonic() - began)
     with Incoming(destination.parent, store.digests) as incoming:
         with store.stage(key, destination) as staging:
