@@ -17,10 +17,13 @@ from typing import Any
 import jinja2
 
 from neuron_artifacts.errors import RequestError
-from neuron_artifacts.runtime.chat_env import LimitExceeded, Template, compile_template
+from neuron_artifacts.runtime.chat_env import Template, compile_template
+from neuron_artifacts.runtime.chat_limits import check
 
 MAX_CHARACTERS = 16 << 20
 MAX_SECONDS = 10.0
+MAX_REASON = 2000
+"""Characters of what a template says against the messages."""
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Names under which clients send a model's reasoning back; templates read the first, or another."""
@@ -192,10 +195,10 @@ def _compile(template: str) -> Template:
 def _compile_or_error(template: str) -> Template | RequestError:
     try:
         return compile_template(template)
-    except (jinja2.TemplateError, RecursionError) as error:
-        line = getattr(error, "lineno", None)
+    except Exception as error:  # noqa: BLE001 - Python refuses some of what Jinja makes of it
+        line = getattr(error, "lineno", None) if isinstance(error, jinja2.TemplateError) else None
         return RequestError(
-            f"the chat template is broken{f' (line {line})' if line else ''}: {error}",
+            f"the chat template is broken{f' (line {line})' if line else ''}: {_shown(error)}",
             hint="repair chat_template in the model's tokenizer files",
             param="chat_template",
         )
@@ -206,18 +209,23 @@ def _render(compiled: Template, variables: Mapping[str, Any]) -> str:
     pieces: list[str] = []
     size = 0
     try:
-        for piece in compiled.generate(variables):
+        for piece in compiled.generate(variables, deadline):
             pieces.append(piece)
             size += len(piece)
-            if size > MAX_CHARACTERS or time.monotonic() > deadline:
-                raise LimitExceeded("it writes more text, or runs longer, than is allowed")
+            check(size <= MAX_CHARACTERS, "it writes more text than is allowed")
+            check(time.monotonic() <= deadline, "it runs longer than is allowed")
     except jinja2.TemplateError as error:
         raise RequestError(
-            f"the chat template refuses the messages: {error.message}", param="messages"
+            f"the chat template refuses the messages: {_shown(error)}", param="messages"
         ) from None
     except Exception as error:
         raise RequestError(
-            f"the chat template fails on the messages: {type(error).__name__}: {error}",
+            f"the chat template fails on the messages: {type(error).__name__}: {_shown(error)}",
             param="messages",
         ) from error
     return "".join(pieces)
+
+
+def _shown(error: Exception) -> str:
+    text = error.message if isinstance(error, jinja2.TemplateError) else str(error)
+    return str(text)[:MAX_REASON]

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
 
-MAX_ITERATIONS = 1_000_000
-MAX_REPEATED = 1 << 24
-_MAX_EXPONENT = 4096
+from neuron_artifacts.runtime import chat_limits as limits
+from neuron_artifacts.runtime.chat_limits import Allowance, Counted
+
+MAX_SOURCE = 1 << 20
+_MAX_TIME_FORMAT = 1000
 _PART_FILTERS = frozenset({"map", "selectattr", "rejectattr"})
+_SLOW_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
+"""For web pages; some texts keep them busy for hours."""
 
-_iterations: contextvars.ContextVar[list[int]] = contextvars.ContextVar("iterations")
+_COMPARING = frozenset({
+    "!=", "<", "<=", "==", ">", ">=", "eq", "equalto", "ge", "greaterthan", "gt", "in", "le",
+    "lessthan", "lt", "ne",
+})  # fmt: skip
+_WHOLE = _COMPARING | frozenset({
+    "capitalize", "center", "dictsort", "e", "escape", "forceescape", "format", "groupby",
+    "indent", "join", "lower", "max", "min", "replace", "safe", "sort", "string", "sum", "title",
+    "tojson", "trim", "truncate", "unique", "upper", "urlencode", "wordcount",
+})  # fmt: skip
+"""Tests and filters that compare or print all that a value holds."""
 
+_FEW = 64
+_OPERATORS = frozenset({"*", "**", "%", "+"})
 
-class LimitExceeded(jinja2.TemplateError):
-    """A template asks for more work than a prompt can need."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,10 +54,10 @@ class Template:
     compiled: jinja2.Template
     loops_over_parts: bool
 
-    def generate(self, variables: Mapping[str, Any]) -> Iterator[str]:
-        """The rendered text, piece by piece."""
+    def generate(self, variables: Mapping[str, Any], deadline: float) -> Iterator[str]:
+        """The rendered text, piece by piece; ``deadline`` is of the monotonic clock."""
         context = contextvars.copy_context()
-        context.run(_iterations.set, [MAX_ITERATIONS])
+        context.run(limits.grant, Allowance(deadline))
         pieces = self.compiled.generate(dict(variables))
         while (piece := context.run(next, pieces, None)) is not None:
             yield piece
@@ -52,28 +68,131 @@ def compile_template(source: str) -> Template:
 
     Raises
     ------
-    jinja2.TemplateSyntaxError
-        It is not Jinja.
+    jinja2.TemplateError
+        It is not Jinja, or too long.
     """
+    limits.check(len(source) <= MAX_SOURCE, f"it is longer than {MAX_SOURCE} characters")
     environment = _make_environment()
-    return Template(environment.from_string(source), _loops_over_content(environment.parse(source)))
+    tree = environment.parse(source)
+    loops_over_parts = _loops_over_content(tree)
+    return Template(environment.from_string(_Metered().visit(tree)), loops_over_parts)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """The sandbox, with bounds on ``*`` and ``**`` too: they can fill memory in one step."""
+    """The sandbox, metered: see :mod:`neuron_artifacts.runtime.chat_limits`."""
 
-    intercepted_binops = frozenset({"*", "**"})
+    intercepted_binops = _OPERATORS
 
     def call_binop(
         self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
     ) -> Any:
-        if operator == "*":
-            for text, times in ((left, right), (right, left)):
-                if hasattr(text, "__len__") and isinstance(times, int):
-                    _check(len(text) * times <= MAX_REPEATED, "it repeats text too often")
-        elif isinstance(right, (int, float)):
-            _check(abs(right) <= _MAX_EXPONENT, "it raises to too high a power")
-        return super().call_binop(context, operator, left, right)
+        limits.check_operation(operator, left, right)
+        return limits.charge(super().call_binop(context, operator, left, right))
+
+    def call(  # names that no keyword of a template can have
+        __self,
+        __context: jinja2.runtime.Context,
+        __callee: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        limits.step()
+        method = getattr(__callee, "__wrapped__", __callee)
+        owner = getattr(method, "__self__", None)
+        if isinstance(owner, str):
+            limits.check_method(owner, method.__name__, args, kwargs)
+        elif isinstance(__callee, jinja2.runtime.LoopContext):
+            args = tuple(map(Counted, args))
+        return limits.charge(super().call(__context, __callee, *args, **kwargs))
+
+    def concat(self, parts: Any) -> str:
+        """Puts together what a macro, a block or ``{% set %}`` has written."""
+        parts = list(parts)
+        limits.check_joined(parts)
+        return limits.charge("".join(parts))
+
+    def join_texts(self, parts: list[Any]) -> str:
+        """The operator ``~``."""
+        limits.check_joined(parts)
+        text: str = jinja2.runtime.markup_join(parts)
+        return text
+
+    @staticmethod
+    def count(items: Any) -> Counted:
+        """What a loop goes through."""
+        return Counted(items)
+
+    @staticmethod
+    def made(value: T) -> T:
+        """A value that no operation or call has made."""
+        return limits.charge(value)
+
+    @staticmethod
+    def whole(value: T) -> T:
+        """A value that is going to be printed, hashed or compared with all it holds."""
+        limits.spelled(value)
+        return value
+
+
+class _Metered(NodeTransformer):
+    """Lets loops, ``~``, comparisons, slices and lists pass through the environment's meters."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        items: Any = node.iter
+        node.iter = _call("count", items)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return _call("join_texts", nodes.List(node.nodes, lineno=node.lineno))
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        parts: list[Any] = [node, *node.ops]
+        for part in parts:
+            if not isinstance(part.expr, nodes.Const):
+                part.expr = _call("whole", part.expr)
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        return _call("made", node) if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        self.generic_visit(node)
+        return _call("made", node) if len(node.items) > _FEW else node
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        self.generic_visit(node)
+        return _call("whole", node) if node.ctx == "load" else node
+
+
+def _call(name: str, argument: nodes.Expr) -> nodes.Expr:
+    line = argument.lineno
+    method = nodes.EnvironmentAttribute(name, lineno=line)
+    return nodes.Call(method, [argument], [], None, None, lineno=line)
+
+
+def _metered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter or test that counts as a step and is charged for what it makes."""
+    at = 1 if hasattr(function, "jinja_pass_arg") else 0  # after a context or an environment
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        limits.step()
+        if name == "join":  # which goes through its value twice
+            args = (*args[:at], list(args[at]), *args[at + 1 :])
+            limits.check_joined(args[at], kwargs.get("d", args[at + 1] if args[at + 1 :] else ""))
+        if name in _WHOLE:
+            for value in args[at:]:
+                limits.spelled(value)
+        if args[at + 1 :] or kwargs or name == "tojson":
+            limits.check_method(args[at], name, args[at + 1 :], kwargs)
+        made = function(*args, **kwargs)
+        return iter(Counted(made)) if isinstance(made, Iterator) else limits.charge(made)
+
+    return run
 
 
 class _GenerationBlock(Extension):
@@ -118,10 +237,16 @@ class _Namespace(Namespace):
 
 def _make_environment() -> jinja2.Environment:
     environment = _Sandbox(
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_Sandbox.whole,
         extensions=[_GenerationBlock, "jinja2.ext.loopcontrols"],
     )  # fmt: skip
     environment.filters["tojson"] = _to_json
+    for functions in (environment.filters, environment.tests):
+        calls: dict[str, Any] = dict(functions)
+        functions.update({name: _metered(name, call) for name, call in calls.items()})
+    for name in _SLOW_FILTERS:
+        del environment.filters[name]
+    del environment.globals["lipsum"]
     environment.globals.update(
         raise_exception=_raise, strftime_now=_strftime_now, range=_bounded_range,
         dict=_Dict(), namespace=_Namespace,
@@ -164,25 +289,19 @@ def _to_json(
 
 
 def _raise(message: str) -> NoReturn:
+    limits.spelled(message)
     raise jinja2.TemplateError(message)
 
 
 def _strftime_now(form: str) -> str:
+    limits.check(len(form) <= _MAX_TIME_FORMAT, "it asks for the time at too great a length")
     return datetime.now().strftime(form)
 
 
 def _bounded_range(*args: int) -> range:
-    """``range``, whose lengths count against one allowance of a rendering."""
     numbers = range(*args)
-    left = _iterations.get()
-    left[0] -= len(numbers)
-    _check(left[0] >= 0, "its loops run too often")
+    limits.check(len(numbers) <= limits.MAX_STEPS, "its loops run too often")
     return numbers
-
-
-def _check(allowed: bool, reason: str) -> None:
-    if not allowed:
-        raise LimitExceeded(reason)
 
 
 def _check_name(name: Any) -> None:
