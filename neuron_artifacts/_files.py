@@ -108,6 +108,15 @@ def is_safe_relative(name: str) -> bool:
     return not name.startswith("/") and ".." not in parts and "." not in name.split("/")
 
 
+def shorten(value: Any, width: int = 80) -> str:
+    """A stranger's value for a message: one line that can be printed, of a bounded length."""
+    try:
+        text = repr(value[: width + 1] if isinstance(value, str) else value)
+    except (ValueError, RecursionError):  # a number of too many digits
+        text = f"a very large {type(value).__name__}"
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 def is_sha256(value: Any) -> bool:
     """Whether ``value`` is a SHA-256 in lower-case hexadecimal."""
     return isinstance(value, str) and _SHA256.fullmatch(value) is not None
@@ -267,7 +276,8 @@ def load_yaml(data: bytes) -> Any:
         json.dumps(value, default=str, ensure_ascii=False).encode()  # only what JSON can hold
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError,
+            ArithmeticError) as error:  # fmt: skip
         # Constructors of explicit tags, as in `!!bool x`, fail in any of these ways.
         lines = str(error).splitlines()
         raise ValueError(lines[0] if lines else type(error).__name__) from None

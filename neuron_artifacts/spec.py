@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import MAX_YAML_BYTES, load_json_object, load_yaml, read_regular
+from neuron_artifacts._files import (
+    MAX_YAML_BYTES,
+    load_json_object,
+    load_yaml,
+    read_regular,
+    shorten,
+)
 from neuron_artifacts.errors import SpecError
 
 ENVIRONMENT_PREFIX = "NEURON_ARTIFACTS_"
@@ -136,7 +142,9 @@ def _lay_over(
     for spelled, raw in layer.items():
         name = _canonical_name(spelled, origin)
         if seen.setdefault(name, spelled) != spelled:
-            raise SpecError(f"{seen[name]} and {spelled} are the same option", hint="give one")
+            raise SpecError(
+                f"{shorten(seen[name])} and {shorten(spelled)} are the same option", hint="give one"
+            )
         values[name] = _FIELDS[name][0](spelled, raw)
         origins[name] = f"{origin} {ENVIRONMENT_PREFIX}{name.upper()}" if (
             origin == "environment"
@@ -164,7 +172,7 @@ def _canonical_name(spelled: str, origin: str) -> str:
         return name
     near = difflib.get_close_matches(name, [*_FIELDS, *ALIASES], n=1)
     raise SpecError(
-        f"unknown option {spelled!r} in {origin}",
+        f"unknown option {shorten(spelled)} in {origin}",
         hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_FIELDS)}",
     )
 
@@ -196,7 +204,7 @@ def _read_file(path: Path | None) -> Mapping[str, Any]:
 def _text(name: str, value: Any) -> str:
     if isinstance(value, (str, Path)) and str(value).strip():
         return str(value)
-    raise SpecError(f"{name} must be text, and not empty, got {value!r}")
+    raise SpecError(f"{name} must be text, and not empty, got {shorten(value)}")
 
 
 def _count(name: str, value: Any) -> int:
@@ -204,11 +212,11 @@ def _count(name: str, value: Any) -> int:
         try:
             value = int(value.strip())
         except ValueError:
-            raise SpecError(f"{name} must be a whole number, got {value!r}") from None
+            raise SpecError(f"{name} must be a whole number, got {shorten(value)}") from None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise SpecError(f"{name} must be a whole number, got {value!r}")
+        raise SpecError(f"{name} must be a whole number, got {shorten(value)}")
     if not 1 <= value <= 1 << 30:
-        raise SpecError(f"{name} must be between 1 and {1 << 30}, got {value}")
+        raise SpecError(f"{name} must be between 1 and {1 << 30}, got {shorten(value)}")
     return value
 
 
@@ -219,7 +227,7 @@ def _flag(name: str, value: Any) -> bool:
         return words[value.strip().lower()]
     if isinstance(value, bool):
         return value
-    raise SpecError(f"{name} must be true or false, got {value!r}")
+    raise SpecError(f"{name} must be true or false, got {shorten(value)}")
 
 
 def _counts(name: str, value: Any) -> tuple[int, ...]:
@@ -228,7 +236,7 @@ def _counts(name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, (list, tuple)):
-        raise SpecError(f"{name} must be a list of lengths, e.g. 128,512, got {value!r}")
+        raise SpecError(f"{name} must be a list of lengths, e.g. 128,512, got {shorten(value)}")
     return tuple(_count(name, item) for item in value)
 
 
@@ -236,7 +244,7 @@ def _dtype(name: str, value: Any) -> str:
     if isinstance(value, str) and value.lower() in DTYPES:
         return DTYPES[value.lower()]
     raise SpecError(
-        f"{name} {value!r} is not known", hint="one of auto, float32, bfloat16, float16"
+        f"{name} {shorten(value)} is not known", hint="one of auto, float32, bfloat16, float16"
     )
 
 
@@ -248,7 +256,7 @@ def parse_object(name: str, value: Any) -> dict[str, Any]:
         except ValueError as error:
             raise SpecError(f"{name} is no JSON object that can be used: {error}") from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise SpecError(f"{name} must be a JSON object, got {value!r}")
+        raise SpecError(f"{name} must be a JSON object, got {shorten(value)}")
     if not _is_finite(value):
         raise SpecError(f"{name} holds NaN or an infinity")
     return value

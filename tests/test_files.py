@@ -19,6 +19,9 @@ from neuron_artifacts._files import (
     hash_file,
     is_safe_relative,
     load_json_object,
+    load_yaml,
+    read_regular,
+    shorten,
     write_atomically,
 )
 
@@ -210,7 +213,8 @@ def test_safe_names(name: str, safe: bool) -> None:
         b'{"a": {"b": 1, "b": 2}}', b'{"a": NaN}', b'{"a": Infinity}', b'{"a": -Infinity}',
         b'{"a": 1e999}', b'{"a": -1e999}', b'{"a": "\xff"}', b'\xef\xbb\xbf{"a": 1}',
         '{"a": 1}'.encode("utf-16"), '{"a": 1}'.encode("utf-32"), b'{"a":' * 100_000,
-        b'{"a": 1' + b"0" * 5000 + b"}",
+        b'{"a": 1' + b"0" * 5000 + b"}", b'{"a": "\\ud800"}', b'{"a": ["\\uDC00\\uD800"]}',
+        b'{"a": ' + b"[" * 150 + b"]" * 150 + b"}",
     ],
 )  # fmt: skip
 def test_what_is_no_json_object(data: bytes) -> None:
@@ -222,6 +226,71 @@ def test_a_json_object() -> None:
     assert load_json_object('{"a": [1, -0.5, 1e3, "é", null, true]}'.encode()) == {
         "a": [1, -0.5, 1000.0, "é", None, True]
     }
+
+
+def test_pairs_of_surrogates_are_characters() -> None:
+    assert load_json_object(b'{"a": "\\ud83d\\ude00"}') == {"a": "😀"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("&a [*a]", "aliases"),
+        ("a: 1\na: 2", "twice"),
+        ("a: [1", "parsing a flow sequence"),
+        ("[" * 3000, "too deeply"),
+        ("!!bool x", "x"),
+        ("!!timestamp x", "groupdict"),
+        ("a: 2001-99-99", "month"),
+        ("a: 0x" + "f" * 9000, "digits"),
+        ('"\\ud800"', "surrogates"),
+    ],
+)
+def test_what_is_no_yaml_to_be_read(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_yaml(text.encode())
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml() -> None:
+    assert load_yaml(b"a: [1, 2.5, yes, ~]\nb: {c: 'd'}") == {
+        "a": [1, 2.5, True, None],
+        "b": {"c": "d"},
+    }
+    assert load_yaml(b"") is None
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "file", b"12345")
+    (tmp_path / "link").symlink_to(path)
+    assert read_regular(path, 5) == read_regular(tmp_path / "link", 5) == b"12345"
+    with pytest.raises(ValueError, match="larger"):
+        read_regular(path, 4)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_regular(tmp_path / name, 5)
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path, 5)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "none", 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a\n\x1b", "'a\\n\\x1b'"),
+        (None, "None"),
+        ("x" * 99, "'" + "x" * 8 + "…"),
+        ([1] * 99, "[1, 1, 1,…"),
+        (16**9000, "a very la…"),
+    ],
+    ids=["text", "none", "long", "list", "number"],
+)
+def test_shortened(value: Any, expected: str) -> None:
+    assert shorten(value, 10) == expected
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

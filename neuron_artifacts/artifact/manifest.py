@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from neuron_artifacts._files import is_safe_relative, load_json_object
+from neuron_artifacts._files import is_safe_relative, load_json_object, shorten
 from neuron_artifacts.errors import CorruptError, IncompatibleError
 from neuron_artifacts.key import digest_of, make_key
 
@@ -110,7 +110,7 @@ def parse_manifest(data: bytes) -> Manifest:
         raise CorruptError(f"{MANIFEST_NAME} names no schema")
     if schema != SCHEMA:
         raise IncompatibleError(
-            f"{MANIFEST_NAME} has schema {schema}; this version reads {SCHEMA}",
+            f"{MANIFEST_NAME} has schema {shorten(schema)}; this version reads {SCHEMA}",
             hint="use the neuron-artifacts release that wrote it, or compile again",
         )
     claimed = body.pop("manifest_sha256", None)
@@ -141,11 +141,11 @@ def _typed(cls: type, row: Mapping[str, Any]) -> dict[str, Any]:
     known = set(cls.__dataclass_fields__)  # type: ignore[attr-defined]
     for name, value in row.items():
         if name not in known:
-            raise ValueError(f"unknown field {name!r}")
+            raise ValueError(f"unknown field {shorten(name)}")
         if not isinstance(value, _TYPES.get(name, str)) or isinstance(value, bool):
-            raise ValueError(f"field {name!r} has the wrong type")
+            raise ValueError(f"field {shorten(name)} has the wrong type")
         if isinstance(value, (int, float)) and value < 0:
-            raise ValueError(f"field {name!r} is negative")
+            raise ValueError(f"field {shorten(name)} is negative")
     return dict(row)
 
 
@@ -161,14 +161,16 @@ def _check_consistency(manifest: Manifest) -> None:
         raise CorruptError(f"{MANIFEST_NAME} lists a file twice")
     for file in manifest.files:
         if not is_safe_relative(file.path) or file.path in SIDECARS:
-            raise CorruptError(f"{MANIFEST_NAME} lists a file outside the artifact: {file.path!r}")
+            raise CorruptError(
+                f"{MANIFEST_NAME} lists a file outside the artifact: {shorten(file.path)}"
+            )
         if file.role not in get_args(Role):
             raise CorruptError(
-                f"{MANIFEST_NAME} gives {file.path!r} the unknown role {file.role!r}"
+                f"{MANIFEST_NAME} gives {shorten(file.path)} the unknown role {shorten(file.role)}"
             )
     lacking = [graph.file for graph in manifest.graphs if graph.file not in paths]
     if lacking:
-        raise CorruptError(f"{MANIFEST_NAME} has a graph without a file: {lacking[0]!r}")
+        raise CorruptError(f"{MANIFEST_NAME} has a graph without a file: {shorten(lacking[0])}")
     try:
         graphs, weights = manifest.document["graphs"], manifest.document["weights"]
         if not isinstance(graphs, dict) or not isinstance(weights, dict):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import load_json_object
+from neuron_artifacts._files import load_json_object, shorten
 from neuron_artifacts.errors import ModelFormatError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -102,7 +102,7 @@ def parse_header(head: bytes, size: int, where: str | Path) -> dict[str, TensorI
     position = data_start
     for tensor in sorted(tensors.values(), key=lambda t: (t.start, t.end)):
         if tensor.start != position:
-            raise _bad(where, f"has a gap or overlap before tensor {tensor.name!r}")
+            raise _bad(where, f"has a gap or overlap before tensor {shorten(tensor.name)}")
         position = tensor.end
     if position != size:
         word = "cut short" if position > size else "longer than its header says"
@@ -115,15 +115,15 @@ def _tensor(where: str | Path, name: str, entry: Any, data_start: int) -> Tensor
         dtype, shape = entry["dtype"], entry["shape"]
         begin, end = entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise _bad(where, f"has a malformed entry for tensor {name!r}") from error
+        raise _bad(where, f"has a malformed entry for tensor {shorten(name)}") from error
     numbers = (*shape, begin, end) if isinstance(shape, list) else (None,)
     if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-        raise _bad(where, f"has a malformed shape or offset for tensor {name!r}")
+        raise _bad(where, f"has a malformed shape or offset for tensor {shorten(name)}")
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        raise _bad(where, f"has tensor {name!r} of unknown dtype {dtype!r}")
+        raise _bad(where, f"has tensor {shorten(name)} of unknown dtype {shorten(dtype)}")
     bits = _count_elements(shape, 8 * (end - begin)) * DTYPE_BITS[dtype]
     if bits % 8 or bits // 8 != end - begin:
-        raise _bad(where, f"has tensor {name!r} whose bytes do not match its shape")
+        raise _bad(where, f"has tensor {shorten(name)} whose bytes do not match its shape")
     return TensorInfo(name, dtype, tuple(shape), data_start + begin, data_start + end)
 
 

@@ -12,6 +12,7 @@ from neuron_artifacts._files import (
     is_safe_relative,
     load_json_object,
     read_regular,
+    shorten,
     stat_regular,
 )
 from neuron_artifacts.errors import ModelFormatError, ModelNotFoundError
@@ -166,7 +167,7 @@ def shard_names(index: Mapping[str, Any], where: str) -> tuple[str, ...]:
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if not is_safe_relative(name) or not name.endswith(".safetensors"):
-            raise ModelFormatError(f"{where} names a weight file that is refused: {name!r}")
+            raise ModelFormatError(f"{where} names a weight file that is refused: {shorten(name)}")
     return tuple(names)
 
 
@@ -209,11 +210,14 @@ def check_index(
     for file, header in tensors.items():
         for tensor in header:
             if seen.setdefault(tensor, file) != file:
-                raise ModelFormatError(f"{where} holds {tensor!r} twice: {seen[tensor]} and {file}")
+                raise ModelFormatError(
+                    f"{where} holds {shorten(tensor)} twice: {seen[tensor]} and {file}"
+                )
     for tensor, file in (index or {}).get("weight_map", {}).items():
         if seen.get(tensor) != file:
             raise ModelFormatError(
-                f"{where}: {INDEX_NAME} places {tensor!r} in {file!r}, which does not hold it",
+                f"{where}: {INDEX_NAME} places {shorten(tensor)} in {shorten(file)}, "
+                "which does not hold it",
                 hint="download the model whole",
             )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuron_artifacts._files import read_regular
+from neuron_artifacts._files import read_regular, shorten
 from neuron_artifacts.errors import ModelFormatError, RequestError
 from neuron_artifacts.model.snapshot import MAX_JSON_BYTES, read_json
+from neuron_artifacts.runtime.tokenizer_growth import grows_too_much, has_sound_tables
 
 if TYPE_CHECKING:
     import tokenizers
@@ -105,7 +107,10 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, framed by special tokens where the tokenizer does so."""
         # Of the library's ways to encode, only those for batches let other threads run meanwhile.
-        (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        with _explained("this text"):
+            (encoding,) = self._backend.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
         ids: list[int] = encoding.ids
         return ids
 
@@ -113,7 +118,8 @@ class Tokenizer:
         self, ids: Sequence[int], skip_special_tokens: bool = True, *, clean_up: bool = True
     ) -> str:
         """The text of some token ids; ids without a token add nothing."""
-        text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with _explained("these tokens"):
+            text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
         if clean_up and self._clean_up:
             for spaced, joined in _SPACED:
                 text = text.replace(spaced, joined)
@@ -167,22 +173,49 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
     except ValueError as error:
         raise ModelFormatError(f"{path} is {error}") from None
     try:
-        backend = tokenizers.Tokenizer.from_buffer(data)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # noqa: BLE001 - no narrower one, and its panics are no Exception
+        with _library():
+            if not has_sound_tables(data):
+                raise ValueError("a table of its normalizer is cut short")
+            backend = tokenizers.Tokenizer.from_buffer(data)
+            grows = grows_too_much(backend)
+    except _LibraryError as error:
         raise ModelFormatError(
-            f"{path} is not a tokenizer: {_one_line(error)}",
+            f"{path} is not a tokenizer: {error}",
             hint="download it again, or upgrade the tokenizers package if the file is newer",
         ) from None
+    if grows:
+        raise ModelFormatError(f"{path} can make a text longer without bounds")
     # Saved along by training scripts; transformers resets both before each call.
     backend.no_truncation()
     backend.no_padding()
     return backend
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+class _LibraryError(Exception):
+    """What the tokenizers library raised, in one line."""
+
+
+@contextmanager
+def _library() -> Iterator[None]:
+    """Its errors have no class of their own, and its panics are not even an Exception."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # noqa: BLE001
+        text = "".join(c if c.isprintable() else " " for c in str(error))
+        raise _LibraryError(" ".join(text.split())[:200]) from None
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        with _library():
+            yield
+    except _LibraryError as error:
+        raise RequestError(
+            f"the model's tokenizer fails on {what}: {error}", param="prompt"
+        ) from None
 
 
 def _read_optional(path: Path) -> dict[str, Any]:
@@ -210,7 +243,9 @@ def _named_tokens(config: Mapping[str, Any], legacy: Mapping[str, Any]) -> dict[
 def _content(token: Any, name: str = "a special token") -> str:
     text = token.get("content") if isinstance(token, dict) else token
     if not isinstance(text, str):
-        raise ModelFormatError(f"{name} of the tokenizer is neither text nor a token: {token!r}")
+        raise ModelFormatError(
+            f"{name} of the tokenizer is neither text nor a token: {shorten(token)}"
+        )
     return text
 
 
@@ -237,7 +272,9 @@ def _add_tokens(
 def _extra_tokens(config: Mapping[str, Any]) -> list[Any] | dict[str, Any]:
     extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
     if not isinstance(extra, (list, dict)):
-        raise ModelFormatError(f"extra_special_tokens of the tokenizer is no list: {extra!r}")
+        raise ModelFormatError(
+            f"extra_special_tokens of the tokenizer is no list: {shorten(extra)}"
+        )
     return extra
 
 
@@ -245,7 +282,7 @@ def _number(entry: tuple[str, Any]) -> int:
     try:
         return int(entry[0])
     except ValueError:
-        raise ModelFormatError(f"added_tokens_decoder has {entry[0]!r} for an id") from None
+        raise ModelFormatError(f"added_tokens_decoder has {shorten(entry[0])} for an id") from None
 
 
 def _added_token(token: Any, *, special: bool) -> tokenizers.AddedToken:
@@ -269,7 +306,9 @@ def _read_eos_ids(folder: Path) -> list[int]:
             continue
         ids = found if isinstance(found, list) else [found]
         if any(not isinstance(i, int) or isinstance(i, bool) for i in ids):
-            raise ModelFormatError(f"{folder / name} has an eos_token_id that is no id: {found!r}")
+            raise ModelFormatError(
+                f"{folder / name} has an eos_token_id that is no id: {shorten(found)}"
+            )
         return ids
     return []
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import MAX_YAML_BYTES, load_yaml, read_regular
+from neuron_artifacts._files import MAX_YAML_BYTES, load_yaml, read_regular, shorten
 from neuron_artifacts.errors import UntrustedError, UsageError
 from neuron_artifacts.trust.keys import PublicKey, load_public_key
 from neuron_artifacts.trust.statement import read_signatures
@@ -112,7 +112,10 @@ def _parse(body: Any, path: Path) -> Policy:
     named, rows = body.get("keys") or {}, body.get("rules") or []
     if not isinstance(named, dict) or not isinstance(rows, list):
         raise UsageError(f"the policy {path}: `keys` maps names to files, `rules` is a list")
-    keys = {str(n): load_public_key(path.parent / str(file), str(n)) for n, file in named.items()}
+    for text in (*named, *named.values()):
+        if not isinstance(text, str) or not text.isprintable():
+            raise UsageError(f"the policy {path}: {shorten(text)} names no key and no file")
+    keys = {name: load_public_key(path.parent / file, name) for name, file in named.items()}
     return Policy(tuple(_rule(row, keys, path) for row in rows))
 
 
@@ -125,5 +128,7 @@ def _rule(row: Any, keys: Mapping[str, PublicKey], path: Path) -> Rule:
             raise UsageError(f"the policy {path}: `stores` and `require` are lists of text")
     unknown = [name for name in wanted if name not in keys]
     if unknown:
-        raise UsageError(f"the policy {path} requires {unknown[0]!r}, which `keys` does not name")
+        raise UsageError(
+            f"the policy {path} requires {shorten(unknown[0])}, which `keys` does not name"
+        )
     return Rule(tuple(stores), tuple(keys[name] for name in wanted))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import load_json_object, read_regular, write_atomically
+from neuron_artifacts._files import load_json_object, read_regular, shorten, write_atomically
 from neuron_artifacts.artifact import MANIFEST_NAME, PROVENANCE_NAME, SIGNATURE_NAME
 from neuron_artifacts.errors import CorruptError, StoreError
 from neuron_artifacts.trust.keys import PrivateKey, PublicKey
@@ -89,7 +89,7 @@ def read_signatures(directory: Path) -> Signatures | None:
     try:
         body = load_json_object(data)
         if body["payloadType"] != PAYLOAD_TYPE:
-            raise ValueError(f"payload type {body['payloadType']!r}")
+            raise ValueError(f"payload type {shorten(body['payloadType'])}")
         payload = base64.b64decode(body["payload"], validate=True)
         rows = body["signatures"]
         if not isinstance(rows, list) or len(rows) > 1000:
@@ -153,18 +153,22 @@ def read_provenance(directory: Path) -> dict[str, Any] | None:
 
 def check_provenance(provenance: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
     """Where the provenance contradicts the key document, one line each."""
-    files = document.get("weights", {}).get("files") or {}
-    files = files if isinstance(files, Mapping) else {}
+    files = _mapping(_mapping(document.get("weights")).get("files"))
     told = {
         str(row.get("name")): row["digest"].get("sha256")
         for row in provenance["buildDefinition"]["resolvedDependencies"]
         if isinstance(row, Mapping) and isinstance(row.get("digest"), Mapping)
     }
     return [
-        f"provenance says {name} was {told.get(name)}, the key says {entry['sha256']}"
+        f"provenance says {shorten(name)} was {shorten(told.get(name))}, "
+        f"the key says {shorten(entry['sha256'])}"
         for name, entry in sorted(files.items())
         if isinstance(entry, Mapping) and "sha256" in entry and told.get(name) != entry["sha256"]
     ]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _statement(directory: Path) -> bytes:
@@ -184,7 +188,7 @@ def _statement(directory: Path) -> bytes:
 
 def _check_statement(statement: Mapping[str, Any], directory: Path) -> None:
     if statement["_type"] != STATEMENT_TYPE:
-        raise ValueError(f"statement type {statement['_type']!r}")
+        raise ValueError(f"statement type {shorten(statement['_type'])}")
     digests = {row["name"]: row["digest"]["sha256"] for row in statement["subject"]}
     manifest = _read(directory / MANIFEST_NAME)
     actual = None if manifest is None else hashlib.sha256(manifest).hexdigest()

@@ -120,6 +120,8 @@ BAD: list[tuple[str, bytes, str]] = [
     ("backwards", encode({"a": entry(offsets=[8, 0])}, EIGHT), "bytes do not match its shape"),
     ("half a byte", encode({"a": entry("F4", [1], [0, 1])}, b"1"), "bytes do not match its shape"),
     ("overflow", encode({"a": entry(shape=[1 << 62, 4], offsets=[0, 0])}), "do not match"),
+    ("endless product", encode({"a": entry(shape=[2] * 200_000)}, EIGHT), "do not match"),
+    ("product of giants", encode({"a": entry(shape=[10**4000] * 9000)}, EIGHT), "do not match"),
     ("gap at the start", encode({"a": entry(offsets=[4, 12])}, EIGHT + b"1234"), "gap or overlap"),
     (
         "gap between",

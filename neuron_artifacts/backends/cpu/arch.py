@@ -338,13 +338,18 @@ def _yarn(scaling: Fields, theta: float, original: int, positions: int) -> Rope:
         factor,
         original,
         attention_factor=scaling.optional_real("attention_factor", 0.0, 1e6),
-        # 0 falls back to the default too, as upstream.
-        beta_fast=scaling.real("beta_fast", 32.0, 0.0, 1e6) or 32.0,
-        beta_slow=scaling.real("beta_slow", 1.0, 0.0, 1e6) or 1.0,
+        beta_fast=_rotations(scaling, "beta_fast", 32.0),
+        beta_slow=_rotations(scaling, "beta_slow", 1.0),
         mscale=scaling.real("mscale", 0.0, 0.0, 1e6),
         mscale_all_dim=scaling.real("mscale_all_dim", 0.0, 0.0, 1e6),
         truncate=scaling.boolean("truncate", True),
     )
+
+
+def _rotations(scaling: Fields, name: str, default: float) -> float:
+    if scaling.raw.get(name) == 0:  # falls back to the default too, as upstream
+        return default
+    return scaling.real(name, default, 1e-6, 1e6)  # its reciprocal must be finite
 
 
 def _unsupported(field: str, value: object, supported: str) -> NoReturn:

@@ -147,6 +147,8 @@ MALFORMED: list[tuple[dict[str, Any], str]] = [
     (config(rope_scaling={"type": "linear", "factor": math.nan}), "factor"),
     (config(rope_scaling={"type": 4}), "type"),
     (config(rope_scaling={"type": "yarn"}), "factor"),
+    (config(rope_scaling={"type": "yarn", "factor": 4.0, "beta_fast": 5e-324}), "beta_fast"),
+    (config(rope_theta=10**400), "rope_theta"),
     (config(rope_scaling={**LLAMA3, "high_freq_factor": 1.0}), "high_freq_factor"),
     (config(rope_scaling={**LLAMA3, "low_freq_factor": None}), "low_freq_factor"),
     (config(num_attention_heads=12, hidden_size=100), "num_attention_heads"),

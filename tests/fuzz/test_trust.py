@@ -1,0 +1,138 @@
+"""Envelopes, provenance, policies and keys that were made to mislead or to break the reader."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from neuron_artifacts.artifact import PROVENANCE_NAME, SIGNATURE_NAME
+from neuron_artifacts.errors import CorruptError, UntrustedError, UsageError
+from neuron_artifacts.trust.keys import PublicKey, generate_keys, load_private_key, load_public_key
+from neuron_artifacts.trust.policy import load_policy, require_trust
+from neuron_artifacts.trust.statement import (
+    check_provenance,
+    make_provenance,
+    read_provenance,
+    read_signatures,
+    sign_artifact,
+)
+from tests.artifact.artifacts import publish
+from tests.fuzz.inputs import JSON, changed, damaged, fuzz, refusing
+
+POLICY = {"keys": {"release": "release.pub"}, "rules": [{"stores": ["*"], "require": ["release"]}]}
+PROVENANCE = make_provenance(
+    builder="b", parameters={"model": "m"}, toolchain={"compiler": "gcc"},
+    dependencies=[{"name": "model.safetensors", "digest": {"sha256": "0" * 64}}],
+    began="2026-01-01T00:00:00Z", ended="2026-01-01T00:00:01Z",
+)  # fmt: skip
+BROKEN_POINT = (
+    "-----BEGIN PUBLIC KEY-----\n"
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE" + "A" * 86 + "==\n-----END PUBLIC KEY-----\n"
+)
+
+
+class Signed:
+    """An artifact with a signature, whose files are replaced example by example."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.private, self.public = generate_keys(folder / "release", {})
+        self.directory = publish(folder)
+        path = sign_artifact(self.directory, load_private_key(self.private, {}))
+        self.envelope: dict[str, Any] = json.loads(path.read_text())
+        self.statement: dict[str, Any] = json.loads(base64.b64decode(self.envelope["payload"]))
+
+    @property
+    def key(self) -> PublicKey:
+        return load_public_key(self.public, "release")
+
+    def put(self, name: str, data: bytes) -> None:
+        path = self.directory / name
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Signed:
+    return Signed(tmp_path_factory.mktemp("signed"))
+
+
+@fuzz
+@given(st.data())
+def test_no_changed_envelope_passes_for_another(signed: Signed, data: st.DataObject) -> None:
+    """It is damaged, or signed by nobody that is expected, or it says what it said before."""
+    envelope = data.draw(changed(signed.envelope))
+    signed.put(SIGNATURE_NAME, json.dumps(envelope).encode())
+    with refusing(CorruptError, UntrustedError):
+        assert require_trust(signed.directory, (signed.key,)) is not None
+        assert envelope["payload"] == signed.envelope["payload"]
+        assert signed.envelope["signatures"][0]["sig"] in [s["sig"] for s in envelope["signatures"]]
+
+
+@fuzz
+@given(st.data())
+def test_changed_statements_lose_their_signature(signed: Signed, data: st.DataObject) -> None:
+    statement = json.dumps(data.draw(changed(signed.statement)), sort_keys=True).encode()
+    payload = base64.b64encode(statement).decode()
+    signed.put(SIGNATURE_NAME, json.dumps({**signed.envelope, "payload": payload}).encode())
+    with refusing(CorruptError, UntrustedError):
+        require_trust(signed.directory, (signed.key,))
+        pytest.fail("a statement that was changed is trusted")
+
+
+@fuzz
+@given(st.data())
+def test_damaged_envelopes(signed: Signed, data: st.DataObject) -> None:
+    signed.put(SIGNATURE_NAME, data.draw(damaged(json.dumps(signed.envelope).encode())))
+    with refusing(CorruptError):
+        read_signatures(signed.directory)
+
+
+@fuzz
+@given(changed(PROVENANCE), changed({"weights": {"files": {"a": {"sha256": "0" * 64}}}}))
+@example({**PROVENANCE, "buildDefinition": {"resolvedDependencies": [{"digest": []}]}}, {})
+def test_provenance(signed: Signed, provenance: Any, document: Any) -> None:
+    signed.put(PROVENANCE_NAME, json.dumps(provenance).encode())
+    with refusing(CorruptError):
+        read = read_provenance(signed.directory)
+        if read and isinstance(document, dict):
+            assert all(line.isprintable() for line in check_provenance(read, document))
+
+
+@fuzz
+@given(changed(POLICY).map(yaml.safe_dump) | st.text(max_size=60) | JSON.map(json.dumps))
+@example("keys: &k {a: b}\nrules: [*k]")
+@example('keys: {a: "\\0"}')
+@example("keys: {a: /dev/zero}")
+@example("rules: []\nrules: []")
+def test_policies(signed: Signed, text: str) -> None:
+    """A policy is understood whole, or trusts nobody."""
+    path = signed.folder / "policy.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    with refusing(UsageError):
+        policy = load_policy({"NEURON_ARTIFACTS_POLICY": str(path)})
+        assert all(key.name == "release" for rule in policy.rules for key in rule.keys)
+
+
+@fuzz
+@given(st.data())
+def test_keys(signed: Signed, data: st.DataObject) -> None:
+    whole = data.draw(st.sampled_from([signed.public, signed.private])).read_bytes()
+    path = signed.folder / "other.pem"
+    path.write_bytes(data.draw(damaged(whole) | st.binary(max_size=300)))
+    for load in (load_public_key, load_private_key):
+        with refusing(UsageError):
+            load(path)
+
+
+def test_a_key_whose_point_is_on_no_curve(tmp_path: Path) -> None:
+    (tmp_path / "k.pub").write_text(BROKEN_POINT)
+    with pytest.raises(UsageError, match="no public key"):
+        load_public_key(tmp_path / "k.pub")
