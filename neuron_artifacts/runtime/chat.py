@@ -16,6 +16,7 @@ from typing import Any
 
 import jinja2
 
+from neuron_artifacts._files import shorten
 from neuron_artifacts.errors import RequestError
 from neuron_artifacts.runtime.chat_env import Template, compile_template
 from neuron_artifacts.runtime.chat_limits import check
@@ -120,7 +121,8 @@ def _part_text(part: Any, where: str) -> str:
     text = part.get("text", part.get("refusal")) if isinstance(part, dict) else None
     if kind not in ("text", "input_text", "output_text", "refusal") or not isinstance(text, str):
         raise RequestError(
-            f"{where}: a part of content is {kind or 'malformed'!r}; this model takes text only",
+            f"{where}: a part of content is {shorten(kind or 'malformed')}; "
+            "this model takes text only",
             param="messages",
         )
     return text

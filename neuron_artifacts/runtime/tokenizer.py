@@ -145,7 +145,7 @@ class Tokenizer:
         for wanted in [name] if name else ["tool_use"] * tools + ["default"]:
             if wanted in self.chat_templates:
                 return self.chat_templates[wanted]
-        known = ", ".join(sorted(self.chat_templates))
+        known = ", ".join(map(shorten, sorted(self.chat_templates)))
         raise RequestError(
             f"the model has no chat template {f'named {name!r}' if name else ''}".rstrip()
             + (f"; it has {known}" if known else ""),
@@ -244,7 +244,7 @@ def _content(token: Any, name: str = "a special token") -> str:
     text = token.get("content") if isinstance(token, dict) else token
     if not isinstance(text, str):
         raise ModelFormatError(
-            f"{name} of the tokenizer is neither text nor a token: {shorten(token)}"
+            f"{shorten(name)} of the tokenizer is neither text nor a token: {shorten(token)}"
         )
     return text
 

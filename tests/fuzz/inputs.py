@@ -1,7 +1,7 @@
 """What strangers may send: any JSON, sound documents changed in places, damaged bytes.
 
-``FUZZ_EXAMPLES`` sets how many examples each test draws; a few by default, so that the folder
-runs along with all other tests.
+``FUZZ_EXAMPLES`` sets how many examples each test draws, other ones every time; by default they
+are few and always the same, so that the folder runs along with all other tests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 MAX_MESSAGE = 4000
 
 fuzz = settings(
-    max_examples=EXAMPLES, deadline=None,
+    max_examples=EXAMPLES, deadline=None, derandomize="FUZZ_EXAMPLES" not in os.environ,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture,
                            HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )  # fmt: skip

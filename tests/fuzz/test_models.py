@@ -64,8 +64,8 @@ def sources(config: dict[str, Any]) -> list[str]:
 
 
 def words(source: str) -> set[str]:
-    """Its identifiers and its strings."""
-    return set(_WORD.findall(_NUMBER.sub("0", source)))
+    """Its identifiers and its strings, all numbers alike, also those inside of names."""
+    return {re.sub(r"\d+", "0", word) for word in _WORD.findall(_NUMBER.sub("0", source))}
 
 
 @functools.cache

@@ -121,7 +121,7 @@ def test_choosing_a_chat_template(tmp_path: Path) -> None:
     tokenizer.chat_templates["tool_use"] = "t"
     assert tokenizer.chat_template() == CHAT_TEMPLATE
     assert tokenizer.chat_template(tools=True) == tokenizer.chat_template(name="tool_use") == "t"
-    with pytest.raises(RequestError, match="'rag'; it has default, tool_use"):
+    with pytest.raises(RequestError, match="'rag'; it has 'default', 'tool_use'"):
         tokenizer.chat_template(name="rag")
     tokenizer.chat_templates.clear()
     with pytest.raises(RequestError, match=r"no chat template$"):

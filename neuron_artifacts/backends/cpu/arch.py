@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from neuron_artifacts._files import shorten
 from neuron_artifacts.backends.cpu._fields import Fields
 from neuron_artifacts.errors import ModelFormatError, UnsupportedModelError
 
@@ -187,19 +188,19 @@ def _family(config: Mapping[str, Any]) -> tuple[str, _Family]:
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise ModelFormatError(
-            f"config.json: architectures must be a list of class names, got {names!r}",
+            f"config.json: architectures must be a list of class names, got {shorten(names)}",
             hint=f"supported architectures: {', '.join(SUPPORTED)}",
         )
     if names[0] not in _FAMILIES:
         raise UnsupportedModelError(
-            f"architecture {names[0]!r} is not supported by the cpu backend",
+            f"architecture {shorten(names[0])} is not supported by the cpu backend",
             hint=f"supported architectures: {', '.join(SUPPORTED)}",
         )
     family = _FAMILIES[names[0]]
     model_type = config.get("model_type")
     if model_type not in (None, family.model_type):
         raise ModelFormatError(
-            f"config.json: model_type is {model_type!r}, but {names[0]} is of model_type "
+            f"config.json: model_type is {shorten(model_type)}, but {names[0]} is of model_type "
             f"{family.model_type!r}"
         )
     return names[0], family
@@ -208,10 +209,12 @@ def _family(config: Mapping[str, Any]) -> tuple[str, _Family]:
 def _refuse_what_is_not_computed(fields: Fields) -> None:
     activation = fields.text("hidden_act", "silu")
     if activation not in ("silu", "swish"):
-        _unsupported("hidden_act", activation, "silu")
+        _unsupported("hidden_act", shorten(activation), "silu")
     if fields.given("quantization_config"):
         method = fields.section("quantization_config").raw.get("quant_method")
-        _unsupported("quantization_config", f"quant_method {method}", "float32, float16, bfloat16")
+        _unsupported(
+            "quantization_config", f"quant_method {shorten(method)}", "float32, float16, bfloat16"
+        )
     rotary = fields.real("partial_rotary_factor", 1.0, 0.0, 1.0)
     if rotary != 1.0:
         _unsupported("partial_rotary_factor", rotary, "1.0")
@@ -285,7 +288,7 @@ def _layer_types(fields: Fields, layers: int) -> list[str] | None:
         )
     for kind in kinds:
         if kind not in ("full_attention", "sliding_attention"):
-            _unsupported("layer_types", repr(kind), "full_attention, sliding_attention")
+            _unsupported("layer_types", shorten(kind), "full_attention, sliding_attention")
     return kinds
 
 
@@ -299,7 +302,7 @@ def _rope(fields: Fields, positions: int) -> Rope:
     if any(isinstance(value, Mapping) for value in scaling.raw.values()):
         _unsupported(name, "one per layer type", "one for all layers")
     if kind not in ROPE_TYPES:
-        _unsupported(f"{name}.rope_type", repr(kind), ", ".join(ROPE_TYPES))
+        _unsupported(f"{name}.rope_type", shorten(kind), ", ".join(ROPE_TYPES))
     if scaling.real("partial_rotary_factor", 1.0, 0.0, 1.0) != 1.0:
         _unsupported(f"{name}.partial_rotary_factor", "below 1", "1.0")
     if kind == "default":
