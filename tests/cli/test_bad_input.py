@@ -37,7 +37,7 @@ WEIGHTS = "model.safetensors"
     [
         (config(architectures=["GPT2LMHeadModel"]), [], 7, "'GPT2LMHeadModel' is not supported"),
         (config(architectures="LlamaForCausalLM"), [], 1, "architectures must be a list"),
-        (config(hidden_act="gelu"), [], 7, "hidden_act is gelu"),
+        (config(hidden_act="gelu"), [], 7, "hidden_act is 'gelu'"),
         (config(hidden_size="64"), [], 1, "hidden_size must be a whole number"),
         (config(hidden_size=-64), [], 1, "hidden_size must be a whole number"),
         (config(num_hidden_layers=True), [], 1, "num_hidden_layers must be a whole number"),

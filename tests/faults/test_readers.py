@@ -11,6 +11,7 @@ from pathlib import Path
 
 from neuron_artifacts.artifact import verify_artifact
 from neuron_artifacts.store import LocalStore
+from tests.artifact.artifacts import publish
 from tests.faults.conftest import RUNS, Record
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,7 @@ def start(code: str, directory: Path) -> subprocess.Popen[str]:
 
 
 def test_collecting_against_readers_and_writers(tmp_path: Path, record: Record) -> None:
+    publish(tmp_path)  # a store that is not there yet is nothing to collect, and `gc` says so
     jobs = [READER] * READERS + [WRITER] * 2 + [COLLECTOR] * 2
     processes = [start(code, tmp_path) for code in jobs]
     results = [process.communicate(timeout=240) for process in processes]
