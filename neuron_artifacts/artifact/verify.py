@@ -121,20 +121,34 @@ def read_manifest(directory: Path) -> Manifest:
     MissError, IncompleteError, CorruptError, IncompatibleError
         No directory, no manifest in it, a damaged one, one of another schema.
     """
-    path = directory / MANIFEST_NAME
+    found = _parse_if_there(directory)
+    if found:
+        return found
     try:
-        return parse_manifest(read_regular(path, MAX_MANIFEST_BYTES))
+        names = [path.name for path in directory.iterdir()]
+    except NotADirectoryError:
+        names = [directory.name]
+    except OSError:
+        raise MissError("there is no such directory") from None
+    if not names:
+        raise MissError("the directory is empty")
+    # Artifacts are renamed into place whole: one may have come between the two looks.
+    found = _parse_if_there(directory)
+    if found:
+        return found
+    raise IncompleteError(
+        f"it has no {MANIFEST_NAME}, so it is no artifact of ours, or an unfinished one",
+        hint="what vLLM compiled is taken in with `neuron-artifacts adopt`"
+        if "model.pt" in names
+        else None,
+    )
+
+
+def _parse_if_there(directory: Path) -> Manifest | None:
+    try:
+        return parse_manifest(read_regular(directory / MANIFEST_NAME, MAX_MANIFEST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
-        if not directory.exists():
-            raise MissError("there is no such directory") from None
-        if directory.is_dir() and not any(directory.iterdir()):
-            raise MissError("the directory is empty") from None
-        raise IncompleteError(
-            f"it has no {MANIFEST_NAME}, so it is no artifact of ours, or an unfinished one",
-            hint="what vLLM compiled is taken in with `neuron-artifacts adopt`"
-            if (directory / "model.pt").exists()
-            else None,
-        ) from None
+        return None
     except OSError as error:
         raise CorruptError(f"{MANIFEST_NAME} cannot be read: {error.strerror}") from None
     except ValueError as error:
