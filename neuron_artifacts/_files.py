@@ -139,7 +139,7 @@ class DigestCache:
     """Remembers digests by device, inode, size and mtime, so that a file is read once a machine.
 
     One small file per inode, in a directory that only its owner may write: whoever could write
-    it could vouch for any bytes.
+    it could vouch for any bytes. What others own or may write is not believed.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -161,8 +161,7 @@ class DigestCache:
         stat = path.stat()
         entry = self._entry(stat)
         try:
-            folder, mine = entry.parent.stat(), os.getuid()
-            if folder.st_mode & 0o022 or {folder.st_uid, entry.stat().st_uid} != {mine}:
+            if not (_is_private(entry.parent.lstat()) and _is_private(entry.lstat())):
                 return None
             record = json.loads(entry.read_bytes())
             if record["size"] == stat.st_size and record["mtime_ns"] == stat.st_mtime_ns:
@@ -182,6 +181,7 @@ class DigestCache:
             entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             entry.parent.chmod(0o700)
             temporary = entry.with_name(f"{entry.name}.{os.getpid()}.{secrets.token_hex(4)}")
+            temporary.touch(mode=0o600, exist_ok=False)
             temporary.write_text(json.dumps(record))
             temporary.replace(entry)
         except OSError:
@@ -189,6 +189,11 @@ class DigestCache:
 
     def _entry(self, stat: os.stat_result) -> Path:
         return self._directory / f"{stat.st_dev:x}-{stat.st_ino:x}.json"
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """Whether it is ours and nobody else may write it; links, whose mode says all may, are not."""
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def load_json_object(data: bytes) -> dict[str, Any]:

@@ -135,6 +135,23 @@ def test_a_folder_that_others_may_write_vouches_for_nothing(
     assert cache.digest(path) == sha256(b"weights")
 
 
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_an_entry_that_others_may_write_vouches_for_nothing(
+    tmp_path: Path, cache: DigestCache, mode: int
+) -> None:
+    path = write(tmp_path / "file", b"weights")
+    cache.digest(path)
+    (entry,) = entries(tmp_path)
+    assert entry.stat().st_mode & 0o777 == 0o600
+    entry.write_text(json.dumps({**json.loads(entry.read_bytes()), "sha256": "0" * 64}))
+    assert cache.digest(path) == "0" * 64, "what only we may write is believed"
+    entry.chmod(mode)
+    assert cache.digest(path) == sha256(b"weights")
+    entry.rename(tmp_path / "elsewhere")
+    entry.symlink_to(tmp_path / "elsewhere")
+    assert cache.digest(path) == sha256(b"weights")
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
 def test_an_entry_of_another_user_vouches_for_nothing(tmp_path: Path, cache: DigestCache) -> None:
     path = write(tmp_path / "file", b"weights")

@@ -1,4 +1,4 @@
-"""The one place where errors are printed."""
+"""The one place where errors are printed; :mod:`_output` makes them fit to be."""
 
 from __future__ import annotations
 
@@ -55,9 +55,12 @@ def _unexpected(error: Exception) -> NeuronArtifactsError:
 def _report(error: NeuronArtifactsError, *, as_json: bool) -> int:
     if isinstance(error, CompileError) and error.log:
         _output.talk(error.log.rstrip())
-    _output.talk(f"{_output.styled('error:', 'red')} {error.message}")
+    # Further lines are indented, so that no name in the message can begin one of its own.
+    message = error.message.replace("\n", "\n  ")
+    _output.talk(f"{_output.styled('error:', 'red')} {message}")
     if error.hint:
-        _output.talk(f"{_output.styled('tip:', 'yellow')} {error.hint}")
+        hint = _output.printable(error.hint, one_line=True)
+        _output.talk(f"{_output.styled('tip:', 'yellow')} {hint}")
     if as_json:
         body = {
             "type": type(error).__name__,

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+from neuron_artifacts.cli import _output
 from neuron_artifacts.cli._errors import DEBUG_VARIABLE
 
 
@@ -16,7 +17,8 @@ class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record).rstrip()
         error = record.exc_info[1] if record.exc_info else None
-        return f"{text}: {type(error).__name__}: {error}" if error else text
+        text = f"{text}: {type(error).__name__}: {error}" if error else text
+        return _output.printable(text, one_line=True)
 
 
 def set_up_logging() -> None:

@@ -49,7 +49,7 @@ class _LineView:
                     f"{MARKS[event.state]} {event.phase} {event.bucket}: {event.state}{took}"
                 )
         elif isinstance(event, Note):
-            _output.talk(f"note: {event.text}")
+            _output.talk(_note_line(event))
         elif isinstance(event, Waiting):
             self._now_and_then("wait", _waiting_line(event), first=True)
         elif isinstance(event, BytesMoved):
@@ -88,7 +88,7 @@ class _LiveView:
             if event.state == "compiling":
                 self._began[event.phase, event.bucket] = time.monotonic()
         elif isinstance(event, Note):
-            self._open().console.print(f"note: {event.text}", markup=False, highlight=False)
+            self._open().console.print(_note_line(event), markup=False, highlight=False)
         elif isinstance(event, Waiting):
             self._status = _waiting_line(event)
         else:
@@ -123,11 +123,16 @@ class _LiveView:
                 if graph.state == "compiling":
                     took = time.monotonic() - self._began[phase, bucket]
                 shown = f"{took:.1f}" if took is not None else ""
-                grid.add_row(MARKS[graph.state], phase, str(bucket), graph.state, shown)
+                name = _output.printable(phase, one_line=True)
+                grid.add_row(MARKS[graph.state], name, str(bucket), graph.state, shown)
             parts.append(grid)
         if self._status:
-            parts.append(Text(self._status))
+            parts.append(Text(_output.printable(self._status)))
         return Group(*parts)
+
+
+def _note_line(event: Note) -> str:
+    return _output.printable(f"note: {event.text}", one_line=True)
 
 
 def _waiting_line(event: Waiting) -> str:

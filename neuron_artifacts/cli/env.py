@@ -84,7 +84,7 @@ def _show(
         )
         return
     for note in recipe.notes:
-        _output.write(f"# {note}")
+        _output.write(f"# {_output.printable(note, one_line=True)}")  # it will be sourced
     _output.write(f"unset {' '.join(recipe.unset)}")
     for name, value in recipe.environ.items():
         _output.write(f"export {name}={shlex.quote(value)}")

@@ -109,6 +109,6 @@ def _show(texts: list[str], results: list[Any], as_json: bool) -> None:
         return
     for text, result in zip(texts, results, strict=True):
         if len(texts) == 1:
-            _output.write(result.outputs[0].text)
+            _output.write_as_is(result.outputs[0].text)
         else:
-            _output.write(f"{text}\t{result.outputs[0].text}")
+            _output.write_as_is(f"{text}\t{result.outputs[0].text}")

@@ -136,9 +136,11 @@ class _Rate:
 
 def _print_result(result: ScrubResult) -> None:
     earlier = " (by the unfinished run before)" if result.resumed else ""
-    _output.write(f"{result.status}  {result.path}{earlier}")
-    for problem in result.problems:
-        _output.write(f"    {problem}")
+    for line in (
+        f"{result.status}  {result.path}{earlier}",
+        *map("    {}".format, result.problems),
+    ):
+        _output.write(_output.printable(line, one_line=True))
 
 
 def _json(results: list[ScrubResult], read: int, seconds: float) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """API keys.
 
-With keys set, every route needs ``Authorization: Bearer <key>`` but those a probe, scraper or
-autoscaler calls without one: ``/health``, ``/ping``, ``/version``, ``/load`` and ``/metrics``.
-They show counts, never prompts, and run nothing. ``/tokenize`` and unknown routes are guarded.
+With keys set, every route needs ``Authorization: Bearer <key>`` but ``/health`` and ``/ping``,
+which probes call and which say one word. ``/metrics`` and ``/load`` tell how much a server is used
+and by which lengths of prompts, ``/version`` which holes it has: scrapers send a key as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 
-OPEN_ROUTES = frozenset({"/health", "/ping", "/version", "/load", "/metrics"})
+OPEN_ROUTES = frozenset({"/health", "/ping"})
 
 
 class KeyRing:
