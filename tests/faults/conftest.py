@@ -14,8 +14,10 @@ RUNS = int(os.environ.get("FAULT_RUNS", "1"))
 SEED = int(os.environ.get("FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
 
 _ledger: Counter[tuple[str, str]] = Counter()
+_figures: dict[str, str] = {}
 
 Record = Callable[[str, str], None]
+Measure = Callable[[str, str], None]
 
 
 @pytest.fixture
@@ -29,6 +31,12 @@ def record() -> Record:
 
 
 @pytest.fixture
+def measure() -> Measure:
+    """Note a figure of a load test: its name, and the value with its unit."""
+    return _figures.__setitem__
+
+
+@pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """Random numbers of this test's own; the seed is printed with the table."""
     return random.Random(f"{SEED} {request.node.nodeid}")
@@ -38,7 +46,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _ledger:
         return
     terminalreporter.section(f"faults (FAULT_SEED={SEED} FAULT_RUNS={RUNS})")
-    terminalreporter.write_line("| fault | outcome | runs |")
-    terminalreporter.write_line("|---|---|---|")
+    write = terminalreporter.write_line
+    write("| fault | outcome | runs |")
+    write("|---|---|---|")
     for (fault, outcome), count in sorted(_ledger.items()):
-        terminalreporter.write_line(f"| {fault} | {outcome} | {count} |")
+        write(f"| {fault} | {outcome} | {count} |")
+    if _figures:
+        write("\n| load | figure |\n|---|---|")
+        for name, value in sorted(_figures.items()):
+            write(f"| {name} | {value} |")

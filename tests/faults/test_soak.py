@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.faults.conftest import Record
+from tests.faults.conftest import Measure, Record
 from tests.faults.test_server_abuse import Victim, _eventually, _idle, victim
 
 __all__ = ["victim"]
@@ -30,21 +30,28 @@ SLACK = 24 << 20
 
 @pytest.mark.slow
 @pytest.mark.timeout(int(SECONDS) + 300)
-def test_a_soak_leaves_nothing_behind(victim: Victim, rng: random.Random, record: Record) -> None:
+def test_a_soak_leaves_nothing_behind(
+    victim: Victim, rng: random.Random, record: Record, measure: Measure
+) -> None:
     before = victim.metrics()
     samples, seen = asyncio.run(_load(victim, rng.randrange(1 << 30)))
     _eventually(lambda: _idle(victim))
     after = victim.metrics()
     third = len(samples) // 3
     early, late = samples[third : 2 * third], samples[-third:]
-    for index, name, slack in ((0, "memory", SLACK), (1, "descriptors", 4), (2, "threads", 1)):
+    for index, name, slack in ((0, "bytes", SLACK), (1, "descriptors", 4), (2, "threads", 1)):
         first, last = (max(row[index] for row in rows) for rows in (early, late))
+        measure(f"soak: most {name}, second and last third", f"{first:,} and {last:,}")
         assert last <= first + slack, f"{name} grew from {first} to {last}"
     for reason in ("stop", "length"):
         name = f"vllm:request_success_total{{finished_reason={reason}}}"
         assert after.get(name, 0) - before.get(name, 0) == seen[reason], reason
-    tokens = "vllm:generation_tokens_total"
-    assert after[tokens] - before[tokens] >= seen["tokens"]
+    for kind in ("generation", "prompt"):
+        name = f"vllm:{kind}_tokens_total"
+        assert after[name] - before[name] == seen[f"{kind} tokens"], kind
+        measure(f"soak: {kind} tokens, server and clients", f"{seen[f'{kind} tokens']:,} each")
+    measure("soak: requests", f"{seen['requests']:,}, {seen['refused']:,} of them absurd")
+    measure("soak: answers, server and clients", f"{seen['stop'] + seen['length']:,} each")
     record(f"soak of {SECONDS:.0f} s with {CLIENTS} clients", "no growth; totals agree")
 
 
@@ -52,7 +59,7 @@ async def _load(victim: Victim, seed: int) -> tuple[list[tuple[int, int, int]], 
     end = time.monotonic() + SECONDS
     seen: Counter[str] = Counter()
     samples: list[tuple[int, int, int]] = []
-    async with httpx.AsyncClient(base_url=victim.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=victim.url, timeout=600) as client:
         jobs = [_client(client, random.Random(seed + n), end, seen) for n in range(CLIENTS)]
         await asyncio.gather(_watch(victim, end, samples), *jobs)
     return samples, seen
@@ -75,7 +82,9 @@ async def _client(
             "max_tokens": rng.randrange(1, 40), "temperature": rng.choice([0, 1.0]),
             "n": rng.choice([1, 1, 3]), "stream": rng.random() < 0.5,
         }  # fmt: skip
+        seen["requests"] += 1
         if rng.random() < 0.1:
+            seen["refused"] += 1
             body["max_tokens"] = -1
             response = await client.post("/v1/completions", json=body)
             assert response.status_code == 400
@@ -101,4 +110,5 @@ def _count(seen: Counter[str], choices: list[Any], usage: Any) -> None:
     for choice in choices:
         seen[choice["finish_reason"]] += 1
     if usage:
-        seen["tokens"] += usage["completion_tokens"]
+        seen["generation tokens"] += usage["completion_tokens"]
+        seen["prompt tokens"] += usage["prompt_tokens"]
