@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
+from neuron_artifacts.artifact import Depth
 from neuron_artifacts.build import Outcome, compile_artifact
+from neuron_artifacts.errors import UsageError
 from neuron_artifacts.events import Observer, ignore
 from neuron_artifacts.spec import resolve_spec
 
@@ -46,17 +48,18 @@ def load(
 ) -> LLM:
     """Load an artifact directory (else ``NEURON_COMPILED_ARTIFACTS``) for generation.
 
-    Never compiles. Use the result as a context manager, or call its ``close()``.
+    Never compiles. ``verify`` is ``full``, ``quick`` or ``off``, as of the command line. Use the
+    result as a context manager, or call its ``close()``.
     """
     from neuron_artifacts.runtime.defaults import read_defaults
     from neuron_artifacts.runtime.llm import LLM
     from neuron_artifacts.runtime.loader import find_artifacts, load_artifact
     from neuron_artifacts.runtime.params import SamplingParams
 
+    if verify not in get_args(Depth):
+        raise UsageError(f"verify is one of {', '.join(get_args(Depth))}, not {verify!r}")
     path = find_artifacts(Path(directory) if directory else None)
-    loaded = load_artifact(
-        path, verify="quick" if verify == "quick" else "full", threads=threads, warm_up=False
-    )
+    loaded = load_artifact(path, verify=cast(Depth, verify), threads=threads, warm_up=False)
     defaults = SamplingParams(**read_defaults(loaded.generation_config))
     return LLM(loaded.runner, loaded.tokenizer, default_sampling_params=defaults)
 

@@ -28,9 +28,10 @@ from neuron_artifacts.errors import (
     NeuronArtifactsError,
 )
 from neuron_artifacts.model.safetensors_header import read_header
+from neuron_artifacts.model.snapshot import TEMPLATE_FOLDER, is_asset
 
 Status = Literal["ok", "missing", "incomplete", "corrupt", "incompatible"]
-Depth = Literal["quick", "full"]
+Depth = Literal["off", "quick", "full"]
 
 EXIT_CODES: dict[Status, ExitCode] = {
     "ok": ExitCode.OK,
@@ -84,9 +85,10 @@ def verify_artifact(
 ) -> Verdict:
     """Check a directory against its manifest.
 
-    ``quick`` reads the manifest, sizes and headers; ``full`` also every byte, or its digest
-    remembered in ``digests``. ``check_host`` lists what keeps this machine from running it.
-    Never raises for what it finds on disk.
+    ``off`` reads the manifest alone; ``quick`` also sizes and headers; ``full`` also every byte,
+    or its digest remembered in ``digests``. ``check_host`` lists what keeps this machine from
+    running it. Files that the manifest does not list do no harm, unless they have a name that is
+    read wherever it is found, as ``chat_template.jinja``. Never raises for what it finds on disk.
     """
     try:
         manifest = read_manifest(directory)
@@ -95,7 +97,7 @@ def verify_artifact(
         return Verdict(directory, status, depth, (error.message,), error.hint)
     checked = [
         (file.path, _check_file(directory, file, depth, digests, on_bytes))
-        for file in manifest.files
+        for file in (manifest.files if depth != "off" else ())
     ]
     bad = {path: problem for path, problem in checked if problem}
     if bad:
@@ -106,6 +108,10 @@ def verify_artifact(
             directory, status, depth, tuple(problems), manifest=manifest, bad_files=frozenset(bad)
         )
     extra = tuple(sorted(set(_walk(directory)) - {*SIDECARS, *(f.path for f in manifest.files)}))
+    smuggled = [name for name in extra if is_asset(name) or name == TEMPLATE_FOLDER]
+    if smuggled and depth != "off":
+        problems = [f"{name} would be read, and the manifest does not list it" for name in smuggled]
+        return Verdict(directory, "corrupt", depth, tuple(problems), None, manifest, extra)
     reasons = check_host(manifest) if check_host else []
     if reasons:
         hint = "compile it for this machine, or move it to one that can run it"
@@ -205,6 +211,8 @@ def _has_link(directory: Path, relative: str) -> bool:
 
 
 def _walk(directory: Path) -> Iterator[str]:
-    for folder, _, names in os.walk(directory):
-        for name in names:
+    """Every file, and every link to a folder, which is not followed."""
+    for folder, folders, names in os.walk(directory):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        for name in (*names, *links):
             yield (Path(folder) / name).relative_to(directory).as_posix()

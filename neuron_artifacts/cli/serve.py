@@ -37,6 +37,7 @@ class Verify(str, Enum):
 
     full = "full"
     quick = "quick"
+    off = "off"
 
 
 Artifacts = Annotated[
@@ -50,7 +51,11 @@ Threads = Annotated[
 ]
 VerifyOption = Annotated[
     Verify,
-    typer.Option("--verify", help="full hashes each file once a machine; quick trusts sizes."),
+    typer.Option(
+        "--verify",
+        help="full hashes what this machine has not hashed yet; quick compares sizes and headers; "
+        "off checks nothing.",
+    ),
 ]
 
 
@@ -116,7 +121,7 @@ def serve_command(
     was built with; it is ended, with exit code 4, as soon as it starts to compile.
     """
     from neuron_artifacts.backends import compiles
-    from neuron_artifacts.runtime.loader import find_artifacts, load_artifact
+    from neuron_artifacts.runtime.loader import find_artifacts, load_artifact, verify_trusted
     from neuron_artifacts.runtime.server.lifecycle import serve
 
     set_up_logging()
@@ -131,6 +136,8 @@ def serve_command(
             {"ssl-certfile": ssl_certfile, "ssl-keyfile": ssl_keyfile}, shutdown_timeout,
         )  # fmt: skip
         _warn_if_open(host, _keys(api_key))
+        with show_progress() as observe:
+            verify_trusted(directory, verify.value, observe)
         return _serve_vllm.serve_vllm(directory, flags, as_json=as_json)
     _refuse_vllm(python, vllm_loader, rank, master_addr, vllm_arg, ready_timeout)
     with show_progress() as observe:

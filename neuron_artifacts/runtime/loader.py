@@ -78,15 +78,7 @@ def load_artifact(
 ) -> LoadedArtifact:
     """Verify an artifact and load it.
 
-    Each file is hashed once on a machine; afterwards its remembered digest is enough as long as
-    inode, size and mtime stay the same.
-
-    Raises
-    ------
-    MissError, CorruptError, IncompatibleError
-        The verdict on the directory, when it is not ``ok``.
-    UntrustedError
-        The policy asks for a signature that is not there.
+    See :func:`verify_trusted` for what is checked, and raised, before anything is loaded.
     """
     seconds: dict[str, float] = {}
     began = time.monotonic()
@@ -102,10 +94,7 @@ def load_artifact(
 
     with ExitStack() as held:
         held.enter_context(hold(directory.absolute()))
-        manifest = _verify(directory, verify, observe)
-        trusted = require_trust(directory, load_policy().required(str(directory.absolute())))
-        if trusted:
-            observe(Note(f"signed by {trusted}"))
+        manifest = verify_trusted(directory, verify, observe)
         end("verify")
         tokenizer = Tokenizer.load(directory)
         backend = backend_of_artifact(manifest.backend)
@@ -119,6 +108,32 @@ def load_artifact(
         runner.warm_up()
         end("warm-up")
     return LoadedArtifact(directory, manifest, runner, tokenizer, config, seconds)
+
+
+def verify_trusted(directory: Path, depth: Depth = "full", observe: Observer = ignore) -> Manifest:
+    """What comes before loading: the files hold, and the policy admits who signed them.
+
+    With ``full`` each file is hashed once on a machine; afterwards its remembered digest is enough
+    as long as inode, size and mtime stay the same. What this machine built or pulled was hashed as
+    it was written. A signature covers bytes by their digests, so where the policy asks for one,
+    no less than ``full`` is done.
+
+    Raises
+    ------
+    MissError, CorruptError, IncompatibleError
+        The verdict on the directory, when it is not ``ok``.
+    UntrustedError
+        The policy asks for a signature that is not there.
+    """
+    required = load_policy().required(str(directory.absolute()))
+    if required and depth != "full":
+        observe(Note("the policy asks for a signature, so every byte is checked"))
+        depth = "full"
+    manifest = _verify(directory, depth, observe)
+    trusted = require_trust(directory, required)
+    if trusted:
+        observe(Note(f"signed by {trusted}"))
+    return manifest
 
 
 def _verify(directory: Path, depth: Depth, observe: Observer) -> Manifest:

@@ -115,6 +115,36 @@ def test_extra_files_are_named_but_harmless(artifact: Path) -> None:
     assert (verdict.status, verdict.extra_files) == ("ok", ("notes.txt",))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["chat_template.jinja", "generation_config.json", "additional_chat_templates/a.jinja"],
+)
+def test_what_is_read_wherever_it_lies_must_be_listed(artifact: Path, name: str) -> None:
+    (artifact / name).parent.mkdir(exist_ok=True)
+    (artifact / name).write_text("{}")
+    verdict = verify_artifact(artifact, "quick")
+    assert (verdict.status, verdict.extra_files) == ("corrupt", (name,))
+    assert verdict.problems == (f"{name} would be read, and the manifest does not list it",)
+
+
+def test_a_link_to_a_folder_of_templates_must_be_listed(artifact: Path, tmp_path: Path) -> None:
+    (artifact / "additional_chat_templates").symlink_to(tmp_path)
+    (artifact / "elsewhere").symlink_to(tmp_path)
+    verdict = verify_artifact(artifact)
+    assert verdict.status == "corrupt"
+    assert verdict.extra_files == ("additional_chat_templates", "elsewhere")
+
+
+def test_off_reads_the_manifest_alone(artifact: Path) -> None:
+    shutil.rmtree(artifact / "graphs")
+    assert verify_artifact(artifact, "quick").status == "incomplete"
+    verdict = verify_artifact(artifact, "off", check_host=lambda _manifest: ["no avx512"])
+    assert verdict.status == "incompatible"
+    assert verify_artifact(artifact, "off").status == "ok"
+    (artifact / "artifact.json").unlink()
+    assert verify_artifact(artifact, "off").status == "incomplete"
+
+
 def test_what_the_host_lacks_makes_it_incompatible(artifact: Path) -> None:
     verdict = verify_artifact(artifact, check_host=lambda _manifest: ["no avx512"])
     assert (verdict.status, verdict.exit_code) == ("incompatible", ExitCode.INCOMPATIBLE)

@@ -84,7 +84,9 @@ def serve_with_vllm(
         mark_used(artifact)
         stack.enter_context(hold(artifact))
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="neuron-artifacts-"))
-        offered = stack.enter_context(open_view(artifact, Path(temporary, manifest.key[:16])))
+        listed = {file.path for file in manifest.files}
+        place = Path(temporary, manifest.key[:16])
+        offered = stack.enter_context(open_view(artifact, place, listed))
         directory = Path(temporary, "run")
         directory.mkdir()
         site = Site(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,8 +25,10 @@ Snapshot = dict[str, tuple[int, int, int]]
 
 
 @contextmanager
-def open_view(artifact: Path, folder: Path) -> Iterator[Path]:
+def open_view(artifact: Path, folder: Path, names: Container[str] | None = None) -> Iterator[Path]:
     """A view of ``artifact`` at ``folder``, which must not exist; it is gone afterwards.
+
+    ``names`` are the files to offer, where not all: those whose digests held.
 
     Raises
     ------
@@ -34,7 +36,7 @@ def open_view(artifact: Path, folder: Path) -> Iterator[Path]:
         It cannot be made.
     """
     try:
-        _make(artifact.absolute(), folder)
+        _make(artifact.absolute(), folder, names)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
     try:
@@ -58,7 +60,7 @@ def first_difference(before: Snapshot, after: Snapshot) -> str | None:
     return min(dict(before.items() ^ after.items()))
 
 
-def _make(artifact: Path, folder: Path) -> None:
+def _make(artifact: Path, folder: Path, wanted: Container[str] | None) -> None:
     folder.mkdir(mode=0o700)
     made = [folder]
     for place, folders, names in os.walk(artifact):
@@ -67,7 +69,9 @@ def _make(artifact: Path, folder: Path) -> None:
             (here / name).mkdir()
             made.append(here / name)
         for name in names:
-            _offer(Path(place, name), here / name)
+            path = Path(place, name)
+            if wanted is None or path.relative_to(artifact).as_posix() in wanted:
+                _offer(path, here / name)
     for path in made:
         path.chmod(0o555)
 

@@ -30,6 +30,16 @@ def test_a_view_has_every_file_and_is_gone_afterwards(tmp_path: Path) -> None:
     assert not (tmp_path / "view").exists()
 
 
+def test_a_view_has_no_file_but_those_that_were_verified(tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "artifact")
+    for name in ("modeling_evil.py", "weights/tp1.safetensors"):
+        (artifact / name).write_text("raise SystemExit")
+    listed = {"neuron_config.json", "weights/tp0.safetensors"}
+    with open_view(artifact, tmp_path / "view", listed) as view:
+        offered = {p.relative_to(view).as_posix() for p in view.rglob("*") if not p.is_dir()}
+        assert offered == listed
+
+
 def test_small_files_may_be_overwritten_and_new_ones_written(tmp_path: Path) -> None:
     """As a compile does; root may in spite of the modes, and others have to set them first."""
     artifact = make_artifact(tmp_path / "artifact")
