@@ -17,6 +17,9 @@ from neuron_artifacts.runtime.server.protocol import StreamOptions
 from neuron_artifacts.runtime.server.responses import Usage, make_usage
 
 DONE = b"data: [DONE]\n\n"
+_LINE_BREAKS = {ord(char): f"\\u{ord(char):04x}" for char in "\u0085\u2028\u2029"}
+"""What Unicode calls a line's end and JSON does not: clients that split lines by Unicode (httpx's
+``iter_lines``, Python's ``splitlines``) would cut an event in two."""
 
 
 class StreamUsage:
@@ -77,4 +80,4 @@ class EventStream(Response):
 
 
 def encode_event(data: str) -> bytes:
-    return b"data: " + data.encode() + b"\n\n"
+    return b"data: " + data.translate(_LINE_BREAKS).encode() + b"\n\n"

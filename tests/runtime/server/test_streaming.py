@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from pydantic import BaseModel
 
+from neuron_artifacts.runtime.server.streaming import encode_event
 from tests.runtime.server.harness import (
     RunningServer,
     eventually,
@@ -52,6 +55,18 @@ def test_chunks_make_up_the_whole(
         assert [c["finish_reason"] for c in mine[:-1]] == [None] * (len(mine) - 1)
         assert mine[-1]["finish_reason"] == choice["finish_reason"]
         assert join_logprobs(mine) == choice["logprobs"]
+
+
+@pytest.mark.parametrize("char", ["\u0085", "\u2028", "\u2029", "\x1c", "\n", "\r", "\x0b", "é"])
+def test_an_event_is_one_line_to_every_client(char: str) -> None:
+    """Some split lines by Unicode's rules; the soak found it."""
+    event = encode_event(Choice(text=f"a{char}b").model_dump_json()).decode()
+    assert event.splitlines() == [event[:-2], ""]
+    assert json.loads(event[6:]) == {"text": f"a{char}b"}
+
+
+class Choice(BaseModel):
+    text: str
 
 
 def join_logprobs(choices: list[dict[str, Any]]) -> dict[str, list[Any]]:
