@@ -20,6 +20,7 @@ from neuron_artifacts.events import BytesMoved, Observer
 
 if TYPE_CHECKING:
     from neuron_artifacts.store.scrub import ScrubResult
+    from neuron_artifacts.trust.keys import Voucher
 
 
 def verify_command(
@@ -40,13 +41,37 @@ def verify_command(
         Path | None,
         typer.Option("--key", metavar="FILE.pub", help="Also require a signature by this key."),
     ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            "--identity",
+            metavar="NAME",
+            help="Also require a signature by whom a certificate names: an e-mail address or URI.",
+        ),
+    ] = None,
+    issuer: Annotated[
+        str | None,
+        typer.Option(
+            "--issuer",
+            metavar="URL",
+            help="With --identity: who logged them in, for certificates that say.",
+        ),
+    ] = None,
+    trusted_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--trusted-root",
+            metavar="CA.pem",
+            help="With --identity: the authorities whose certificates count.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Read artifacts to the last byte and compare each with its manifest.
 
-    Signatures that the policy or --key asks for are checked, and what is said about the build is
-    compared with the key. Nothing remembered is trusted. A run over a whole store that is
-    interrupted goes on where it stopped. The exit code is the worst verdict's.
+    Signatures that the policy, --key or --identity asks for are checked, and what is said about
+    the build is compared with the artifact. Nothing remembered is trusted. A run over a whole store
+    that is interrupted goes on where it stopped. The exit code is the worst verdict's.
     """
     from neuron_artifacts.store import LocalStore
     from neuron_artifacts.store.gc import find_artifact
@@ -55,7 +80,7 @@ def verify_command(
     if bool(artifacts) == every:
         raise UsageError("name artifacts, or give --all for every one of the store")
     root = LocalStore(Path(store))
-    judge = _Judge(key)
+    judge = _Judge(_asked(key, identity, issuer, trusted_root))
     paths = root.directories() if every else [find_artifact(root, name) for name in artifacts or ()]
     checkpoint = checkpoint_of(root.root)
     if restart:
@@ -84,14 +109,31 @@ def verify_command(
     return max((_exit_code(result) for result in bad), default=0)
 
 
+def _asked(
+    key: Path | None, identity: str | None, issuer: str | None, trusted_root: Path | None
+) -> tuple[Voucher, ...]:
+    """Whom the command line asks for: any one of them."""
+    if (identity is None) != (trusted_root is None) or (issuer and not identity):
+        raise UsageError(
+            "--identity goes with --trusted-root, and --issuer with both",
+            hint="an identity is worth what the authority is that vouches for it",
+        )
+    from neuron_artifacts.trust.identity import load_identity
+    from neuron_artifacts.trust.keys import load_public_key
+
+    asked: list[Voucher] = [load_public_key(key)] if key else []
+    if identity is not None and trusted_root is not None:
+        asked.append(load_identity(identity, issuer, trusted_root))
+    return tuple(asked)
+
+
 class _Judge:
     """Adds to a sound artifact's verdict whether it is trusted."""
 
-    def __init__(self, key: Path | None) -> None:
-        from neuron_artifacts.trust.keys import load_public_key
+    def __init__(self, asked: tuple[Voucher, ...]) -> None:
         from neuron_artifacts.trust.policy import load_policy
 
-        self._keys = (load_public_key(key),) if key else ()
+        self._asked = asked
         self._policy = load_policy()
 
     def __call__(self, result: ScrubResult) -> ScrubResult:
@@ -101,9 +143,9 @@ class _Judge:
 
         if result.status != "ok":
             return result
-        keys = self._keys or self._policy.required(str(result.path.absolute()))
+        vouchers = self._asked or self._policy.required(str(result.path.absolute()))
         try:
-            require_trust(result.path, keys)
+            require_trust(result.path, vouchers)
             provenance = read_provenance(result.path)
         except UntrustedError as error:
             return replace(result, status="untrusted", problems=(error.message,))

@@ -9,13 +9,36 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from neuron_artifacts._files import read_regular, write_atomically
 from neuron_artifacts.errors import UsageError
+from neuron_artifacts.trust.cosign import is_cosign_key, unlock
 
 PASSWORD_VARIABLES = ("NEURON_ARTIFACTS_KEY_PASSWORD", "COSIGN_PASSWORD")
 _MAX_KEY_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a signer left: the id of the key, which is a hint, the bytes, and certificates.
+
+    ``chain`` is PEM: the key's own certificate first; empty where the key came without one.
+    """
+
+    key_id: str
+    value: bytes
+    chain: bytes = b""
+
+
+class Voucher(Protocol):
+    """Somebody a policy can ask for; ``str`` gives what a person should read."""
+
+    @property
+    def name(self) -> str: ...
+
+    def vouches(self, signature: Signature, data: bytes) -> bool:
+        """Whether a signature of ``data`` is theirs."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,9 @@ class PublicKey:
         except InvalidSignature:
             return False
         return True
+
+    def vouches(self, signature: Signature, data: bytes) -> bool:
+        return self.verifies(signature.value, data)
 
     def __str__(self) -> str:
         return f"{self.name} (sha256:{self.key_id[:16]})"
@@ -69,14 +95,14 @@ def load_public_key(path: Path, name: str | None = None) -> PublicKey:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
-        key = load_pem_public_key(_read(path))
+        key = load_pem_public_key(read_key_file(path))
     except (ValueError, UnsupportedAlgorithm):
         raise UsageError(f"{path} is no public key in PEM form that is known") from None
-    return _public(key, name or path.name, path)
+    return public_key_of(key, name or path.name, path)
 
 
 def load_private_key(path: Path, environ: Any = None) -> PrivateKey:
-    """Read a PEM private key (PKCS#8); its password comes from the environment.
+    """Read a PEM private key, PKCS#8 or cosign's own; its password comes from the environment.
 
     Raises
     ------
@@ -85,22 +111,23 @@ def load_private_key(path: Path, environ: Any = None) -> PrivateKey:
     """
     _require()
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from cryptography.hazmat.primitives.serialization import (
+        load_der_private_key,
+        load_pem_private_key,
+    )
 
-    data = _read(path)
-    if b"ENCRYPTED SIGSTORE" in data or b"ENCRYPTED COSIGN" in data:
-        raise UsageError(
-            f"{path} is encrypted in cosign's own way, which is not read here",
-            hint="make a key with `neuron-artifacts keygen`; cosign reads it with import-key-pair",
-        )
-    password = next(filter(None, map((environ or os.environ).get, PASSWORD_VARIABLES)), None)
+    data, password = read_key_file(path), _password(environ)
     try:
-        key = load_pem_private_key(data, password.encode() if password and _locked(data) else None)
+        if is_cosign_key(data):
+            key = load_der_private_key(unlock(data, password or "", path), None)
+        else:
+            locked = b"ENCRYPTED" in data
+            key = load_pem_private_key(data, password.encode() if password and locked else None)
     except TypeError:
         raise UsageError(f"{path} needs a password", hint=f"set {PASSWORD_VARIABLES[0]}") from None
     except (ValueError, UnsupportedAlgorithm):
         raise UsageError(f"{path} is no private key, or the password is wrong") from None
-    return PrivateKey(_public(key.public_key(), path.name, path), key)
+    return PrivateKey(public_key_of(key.public_key(), path.name, path), key)
 
 
 def generate_keys(prefix: Path, environ: Any = None) -> tuple[Path, Path]:
@@ -125,7 +152,7 @@ def generate_keys(prefix: Path, environ: Any = None) -> tuple[Path, Path]:
     for path in (private, public):
         if path.exists():
             raise UsageError(f"{path} exists", hint="choose another name; keys are not replaced")
-    password = next(filter(None, map((environ or os.environ).get, PASSWORD_VARIABLES)), None)
+    password = _password(environ)
     key = ec.generate_private_key(ec.SECP256R1())
     locked = BestAvailableEncryption(password.encode()) if password else NoEncryption()
     write_atomically(
@@ -137,7 +164,14 @@ def generate_keys(prefix: Path, environ: Any = None) -> tuple[Path, Path]:
     return private, public
 
 
-def _public(key: Any, name: str, path: Path) -> PublicKey:
+def public_key_of(key: Any, name: str, path: Path) -> PublicKey:
+    """A key of ``cryptography`` as one of ours; ``path`` is for the message.
+
+    Raises
+    ------
+    UsageError
+        It is of a kind that is not used here.
+    """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -164,15 +198,25 @@ def _ecdsa() -> Any:
     return ec.ECDSA(SHA256())
 
 
-def _locked(data: bytes) -> bool:
-    return b"ENCRYPTED" in data
+def _password(environ: Any) -> str | None:
+    return next(filter(None, map((environ or os.environ).get, PASSWORD_VARIABLES)), None)
 
 
-def _read(path: Path) -> bytes:
+def read_key_file(path: Path) -> bytes:
+    """The bytes of a file of keys or certificates.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or ``cryptography`` is missing.
+    """
+    _require()
     try:
         return read_regular(path, _MAX_KEY_BYTES)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is {error}") from None
 
 
 def _require() -> None:

@@ -4,9 +4,11 @@ A YAML file, ``$NEURON_ARTIFACTS_POLICY`` or ``policy.yaml`` in the configuratio
 
     keys:
       release: /etc/neuron/release.pub
+    identities:
+      ci: {subject: ci@example.com, issuer: "https://login.example.com", trusted_root: ca.pem}
     rules:                       # the first that matches decides
       - stores: ["/srv/shared/*", "prod"]
-        require: [release]
+        require: [release, ci]   # either of them
       - stores: ["*"]
         require: []
 
@@ -24,18 +26,19 @@ from typing import Any
 
 from neuron_artifacts._files import MAX_YAML_BYTES, load_yaml, read_regular, shorten
 from neuron_artifacts.errors import UntrustedError, UsageError
-from neuron_artifacts.trust.keys import PublicKey, load_public_key
-from neuron_artifacts.trust.statement import read_signatures
+from neuron_artifacts.trust.identity import Identity, load_identity
+from neuron_artifacts.trust.keys import Signature, Voucher, load_public_key
+from neuron_artifacts.trust.statement import Signatures, read_signatures
 
 POLICY_VARIABLE = "NEURON_ARTIFACTS_POLICY"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """For stores that match one of the patterns, one of these keys must have signed."""
+    """For stores that match one of the patterns, one of these must have signed."""
 
     stores: tuple[str, ...]
-    keys: tuple[PublicKey, ...]
+    vouchers: tuple[Voucher, ...]
 
     def matches(self, store: str) -> bool:
         return any(fnmatch.fnmatchcase(store, pattern) for pattern in self.stores)
@@ -47,11 +50,11 @@ class Policy:
 
     rules: tuple[Rule, ...] = ()
 
-    def required(self, *stores: str) -> tuple[PublicKey, ...]:
-        """The keys of which one must have signed what comes from ``stores``."""
+    def required(self, *stores: str) -> tuple[Voucher, ...]:
+        """Of whom one must have signed what comes from ``stores``."""
         for rule in self.rules:
             if any(rule.matches(store) for store in stores):
-                return rule.keys
+                return rule.vouchers
         return ()
 
 
@@ -77,8 +80,8 @@ def load_policy(environ: Mapping[str, str] | None = None) -> Policy:
     return _parse(body, path)
 
 
-def require_trust(directory: Path, keys: tuple[PublicKey, ...]) -> PublicKey | None:
-    """The key among ``keys`` that signed an artifact; ``None`` where none is required.
+def require_trust(directory: Path, vouchers: tuple[Voucher, ...]) -> Voucher | None:
+    """Who among ``vouchers`` signed an artifact; ``None`` where nobody is required.
 
     Raises
     ------
@@ -87,18 +90,30 @@ def require_trust(directory: Path, keys: tuple[PublicKey, ...]) -> PublicKey | N
     CorruptError
         The signatures are damaged.
     """
-    if not keys:
+    if not vouchers:
         return None
     found = read_signatures(directory)
-    for key in keys if found else ():
-        if found and found.signed_by(key):
-            return key
-    expected = " or ".join(map(str, keys))
-    told = ", ".join(f"sha256:{key_id[:16]}" for key_id in found.key_ids) if found else "nobody"
+    for voucher in vouchers if found else ():
+        if found and found.signed_by(voucher):
+            return voucher
+    expected = " or ".join(map(str, vouchers))
+    told = ", ".join(_describe(s, vouchers, found) for s in found.signatures) if found else ""
+    told = told or "nobody"
     raise UntrustedError(
         f"{directory} must be signed by {expected}, and is signed by {told}",
         hint="have it signed with `neuron-artifacts sign`, or change the policy",
     )
+
+
+def _describe(signature: Signature, vouchers: tuple[Voucher, ...], found: Signatures) -> str:
+    """A signature that does not do, and what is wrong with its certificate."""
+    doubts = (
+        voucher.doubt(signature, found.signed_bytes)
+        for voucher in vouchers
+        if isinstance(voucher, Identity) and signature.chain
+    )
+    told = "".join(f", {doubt}" for doubt in dict.fromkeys(filter(None, doubts)))
+    return f"sha256:{signature.key_id[:16]}{told}"
 
 
 def _default_path(environ: Mapping[str, str]) -> Path:
@@ -107,28 +122,58 @@ def _default_path(environ: Mapping[str, str]) -> Path:
 
 
 def _parse(body: Any, path: Path) -> Policy:
-    if not isinstance(body, dict) or set(body) - {"keys", "rules"}:
-        raise UsageError(f"the policy {path} must hold `keys` and `rules`, and nothing else")
-    named, rows = body.get("keys") or {}, body.get("rules") or []
-    if not isinstance(named, dict) or not isinstance(rows, list):
-        raise UsageError(f"the policy {path}: `keys` maps names to files, `rules` is a list")
-    for text in (*named, *named.values()):
-        if not isinstance(text, str) or not text.isprintable():
-            raise UsageError(f"the policy {path}: {shorten(text)} names no key and no file")
-    keys = {name: load_public_key(path.parent / file, name) for name, file in named.items()}
-    return Policy(tuple(_rule(row, keys, path) for row in rows))
+    if not isinstance(body, dict) or set(body) - {"keys", "identities", "rules"}:
+        raise UsageError(
+            f"the policy {path} must hold `keys`, `identities` and `rules`, and nothing else"
+        )
+    keys, identities = body.get("keys") or {}, body.get("identities") or {}
+    rows = body.get("rules") or []
+    if not all(isinstance(part, dict) for part in (keys, identities)) or not isinstance(rows, list):
+        raise UsageError(
+            f"the policy {path}: `keys` and `identities` go by name, `rules` is a list"
+        )
+    if both := [name for name in keys if name in identities]:
+        raise UsageError(f"the policy {path} names {shorten(both[0])} twice")
+    vouchers: dict[str, Voucher] = {
+        **{name: _key(name, file, path) for name, file in keys.items()},
+        **{name: _identity(name, fields, path) for name, fields in identities.items()},
+    }
+    return Policy(tuple(_rule(row, vouchers, path) for row in rows))
 
 
-def _rule(row: Any, keys: Mapping[str, PublicKey], path: Path) -> Rule:
+def _key(name: Any, file: Any, path: Path) -> Voucher:
+    if not (_is_text(name) and _is_text(file)):
+        raise UsageError(f"the policy {path}: {shorten(name)} names no key and no file")
+    return load_public_key(path.parent / file, name)
+
+
+def _identity(name: Any, fields: Any, path: Path) -> Voucher:
+    wanted = {"subject", "trusted_root"}
+    if (
+        not isinstance(fields, dict)
+        or not wanted <= set(fields) <= {*wanted, "issuer"}
+        or not all(map(_is_text, (name, *fields.values())))
+    ):
+        raise UsageError(
+            f"the policy {path}: {shorten(name)} needs `subject` and `trusted_root`, and may have "
+            "`issuer`; all are text"
+        )
+    roots = path.parent / fields["trusted_root"]
+    return load_identity(fields["subject"], fields.get("issuer"), roots, name)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
+def _rule(row: Any, vouchers: Mapping[str, Voucher], path: Path) -> Rule:
     if not isinstance(row, dict) or set(row) != {"stores", "require"}:
         raise UsageError(f"the policy {path}: each rule has `stores` and `require`")
     stores, wanted = row["stores"], row["require"]
     for value in (stores, wanted):
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise UsageError(f"the policy {path}: `stores` and `require` are lists of text")
-    unknown = [name for name in wanted if name not in keys]
+    unknown = [name for name in wanted if name not in vouchers]
     if unknown:
-        raise UsageError(
-            f"the policy {path} requires {shorten(unknown[0])}, which `keys` does not name"
-        )
-    return Rule(tuple(stores), tuple(keys[name] for name in wanted))
+        raise UsageError(f"the policy {path} requires {shorten(unknown[0])}, whom it does not name")
+    return Rule(tuple(stores), tuple(vouchers[name] for name in wanted))

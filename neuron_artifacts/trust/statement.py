@@ -20,12 +20,13 @@ from typing import Any
 from neuron_artifacts._files import load_json_object, read_regular, shorten, write_atomically
 from neuron_artifacts.artifact import MANIFEST_NAME, PROVENANCE_NAME, SIGNATURE_NAME
 from neuron_artifacts.errors import CorruptError, StoreError
-from neuron_artifacts.trust.keys import PrivateKey, PublicKey
+from neuron_artifacts.trust.keys import PrivateKey, Signature, Voucher
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 _MAX_BYTES = 16 << 20
+_MAX_CHAIN_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,24 @@ class Signatures:
     """An envelope read from an artifact: the exact bytes that are signed, and by which keys."""
 
     payload: bytes
-    signatures: tuple[tuple[str, bytes], ...]
+    signatures: tuple[Signature, ...]
+
+    @property
+    def signed_bytes(self) -> bytes:
+        return _pre_authentication(self.payload)
 
     @property
     def key_ids(self) -> tuple[str, ...]:
-        return tuple(key_id for key_id, _ in self.signatures)
+        return tuple(signature.key_id for signature in self.signatures)
 
-    def signed_by(self, key: PublicKey) -> bool:
-        """Whether ``key`` signed it; the stated key id is a hint, and proves nothing."""
-        data = _pre_authentication(self.payload)
-        return any(key.verifies(signature, data) for _, signature in self.signatures)
+    def signed_by(self, voucher: Voucher) -> bool:
+        """Whether ``voucher`` signed it; the stated key id is a hint, and proves nothing."""
+        data = self.signed_bytes
+        return any(voucher.vouches(signature, data) for signature in self.signatures)
 
 
-def sign_artifact(directory: Path, key: PrivateKey) -> Path:
-    """Add a signature of ``key`` to an artifact; others' stay.
+def sign_artifact(directory: Path, key: PrivateKey, chain: bytes = b"") -> Path:
+    """Add a signature of ``key`` to an artifact, with its certificates in PEM; others' stay.
 
     Raises
     ------
@@ -57,15 +62,13 @@ def sign_artifact(directory: Path, key: PrivateKey) -> Path:
     """
     found = read_signatures(directory)
     payload = found.payload if found else _statement(directory)
-    kept = [] if found is None else [s for s in found.signatures if s[0] != key.public.key_id]
-    signature = key.sign(_pre_authentication(payload))
+    key_id = key.public.key_id
+    kept = [s for s in (found.signatures if found else ()) if s.key_id != key_id]
+    added = Signature(key_id, key.sign(_pre_authentication(payload)), chain)
     envelope = {
         "payloadType": PAYLOAD_TYPE,
         "payload": base64.b64encode(payload).decode(),
-        "signatures": [
-            {"keyid": key_id, "sig": base64.b64encode(value).decode()}
-            for key_id, value in [*kept, (key.public.key_id, signature)]
-        ],
+        "signatures": [_row(signature) for signature in (*kept, added)],
     }
     target = directory / SIGNATURE_NAME
     try:
@@ -90,13 +93,11 @@ def read_signatures(directory: Path) -> Signatures | None:
         body = load_json_object(data)
         if body["payloadType"] != PAYLOAD_TYPE:
             raise ValueError(f"payload type {shorten(body['payloadType'])}")
-        payload = base64.b64decode(body["payload"], validate=True)
+        payload = _decode(body["payload"])
         rows = body["signatures"]
         if not isinstance(rows, list) or len(rows) > 1000:
             raise ValueError("no list of signatures")
-        signatures = tuple(
-            (_key_id(row), base64.b64decode(row["sig"], validate=True)) for row in rows
-        )
+        signatures = tuple(map(_signature, rows))
         statement = load_json_object(payload)
         _check_statement(statement, directory)
     except (KeyError, TypeError, AttributeError, ValueError, binascii.Error) as error:
@@ -104,11 +105,24 @@ def read_signatures(directory: Path) -> Signatures | None:
     return Signatures(payload, signatures)
 
 
-def _key_id(row: Mapping[str, Any]) -> str:
-    key_id = str(row.get("keyid", ""))
+def _row(signature: Signature) -> dict[str, str]:
+    """A signature of the envelope; ``cert`` is ours, and readers ignore what they do not know."""
+    row = {"keyid": signature.key_id, "sig": base64.b64encode(signature.value).decode()}
+    return {**row, "cert": signature.chain.decode()} if signature.chain else row
+
+
+def _signature(row: Mapping[str, Any]) -> Signature:
+    key_id, chain = str(row.get("keyid", "")), row.get("cert", "")
     if not key_id.isprintable():  # it is shown to people
         raise ValueError("a key id that cannot be printed")
-    return key_id
+    if len(chain) > _MAX_CHAIN_BYTES:
+        raise ValueError("too many certificates")
+    return Signature(key_id, _decode(row["sig"]), chain.encode("ascii"))
+
+
+def _decode(text: str) -> bytes:
+    """Base64 in either of its alphabets, as the specification allows."""
+    return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
 
 
 def make_provenance(

@@ -10,8 +10,10 @@ import pytest
 
 from neuron_artifacts.artifact import PROVENANCE_NAME
 from tests.cli.run import Result, run
+from tests.trust.authorities import authority, signer, uri
 
 ADDER = Path(__file__).parents[2] / "examples" / "adder"
+WORKFLOW, LOGIN = "https://example.com/build.yml@refs/heads/main", "https://login.example.com"
 FLAGS = ["--seq-len", "64", "--context-encoding-buckets", "64"]
 
 
@@ -59,6 +61,35 @@ def test_nothing_unsigned_is_loaded_where_a_signature_is_required(place: Path) -
     other = run("verify", key, "--key", "other.pub", "--json", cwd=place)
     assert other.code == 6
     assert "must be signed by other.pub" in other.data["artifacts"][0]["problems"][0]
+
+
+def test_who_signs_is_asked_for_by_name(place: Path) -> None:
+    root = authority()
+    root.write(place / "root")
+    signer(root, uri(WORKFLOW), issuer=LOGIN).write(place / "ci")
+    (place / "policy.yaml").write_text(
+        f"identities:\n  ci: {{subject: '{WORKFLOW}', issuer: '{LOGIN}', trusted_root: root.pem}}\n"
+        "rules: [{stores: ['*'], require: [ci]}]\n"
+    )
+    policy = {"NEURON_ARTIFACTS_POLICY": str(place / "policy.yaml")}
+    key = artifact_of(place).name[:12]
+    refused = generate(place, **policy)
+    assert refused.code == 6
+    assert f"must be signed by ci ({WORKFLOW}, logged in by {LOGIN})" in refused.err
+    signing = ("sign", key, "--key", "ci.key", "--certificate", "ci.pem")
+    assert run(*signing, cwd=place).code == 0
+    assert generate(place, **policy).code == 0
+    asked = ("verify", key, "--identity", WORKFLOW, "--trusted-root", "root.pem")
+    assert run(*asked, "--issuer", LOGIN, cwd=place).code == 0
+    anywhere = run(*asked, cwd=place)
+    assert anywhere.code == 6
+    assert "logged in by 'https://login.example.com'" in anywhere.out
+    assert run("verify", key, "--identity", WORKFLOW, cwd=place).code == 2
+    assert run("verify", key, "--issuer", LOGIN, cwd=place).code == 2
+    authority().write(place / "root")
+    stranger = generate(place, **policy)
+    assert stranger.code == 6
+    assert "which is not valid" in stranger.err
 
 
 def test_a_damaged_artifact_is_not_signed(place: Path) -> None:

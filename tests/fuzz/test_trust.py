@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from neuron_artifacts.artifact import PROVENANCE_NAME, SIGNATURE_NAME
 from neuron_artifacts.errors import CorruptError, UntrustedError, UsageError
+from neuron_artifacts.trust.identity import Identity, load_identity
 from neuron_artifacts.trust.keys import PublicKey, generate_keys, load_private_key, load_public_key
 from neuron_artifacts.trust.policy import load_policy, require_trust
 from neuron_artifacts.trust.statement import (
@@ -25,8 +27,13 @@ from neuron_artifacts.trust.statement import (
 )
 from tests.artifact.artifacts import publish
 from tests.fuzz.inputs import JSON, changed, damaged, fuzz, refusing
+from tests.trust.authorities import authority, email, signer
 
-POLICY = {"keys": {"release": "release.pub"}, "rules": [{"stores": ["*"], "require": ["release"]}]}
+POLICY = {
+    "keys": {"release": "release.pub"},
+    "identities": {"ci": {"subject": "a@b.c", "issuer": "https://i", "trusted_root": "root.pem"}},
+    "rules": [{"stores": ["*"], "require": ["release", "ci"]}],
+}
 PROVENANCE = make_provenance(
     builder="b", parameters={"model": "m"}, toolchain={"compiler": "gcc"},
     dependencies=[{"name": "model.safetensors", "digest": {"sha256": "0" * 64}}],
@@ -44,6 +51,7 @@ class Signed:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.private, self.public = generate_keys(folder / "release", {})
+        authority().write(folder / "root")
         self.directory = publish(folder)
         path = sign_artifact(self.directory, load_private_key(self.private, {}))
         self.envelope: dict[str, Any] = json.loads(path.read_text())
@@ -87,6 +95,46 @@ def test_changed_statements_lose_their_signature(signed: Signed, data: st.DataOb
         pytest.fail("a statement that was changed is trusted")
 
 
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> tuple[Identity, dict[str, Any], list[bytes]]:
+    """An identity that has not signed, the envelope of one that has, and its certificates."""
+    root = authority()
+    holder = signer(authority(root), email("a@example.com"), issuer="https://login.example.com")
+    folder = tmp_path_factory.mktemp("named")
+    private, chain = holder.write(folder / "signer")
+    path = sign_artifact(publish(folder), load_private_key(private, {}), chain.read_bytes())
+    envelope = json.loads(path.read_text())
+    der = [c.public_bytes(Encoding.DER) for c in (holder.certificate, *holder.chain)]
+    roots = root.write(folder / "root")[1]
+    return load_identity("b@example.com", "https://login.example.com", roots), envelope, der
+
+
+@fuzz
+@given(st.data())
+def test_changed_certificates(
+    signed: Signed, named: tuple[Identity, dict[str, Any], list[bytes]], data: st.DataObject
+) -> None:
+    """Whatever stands in a certificate, nobody but its holder is trusted for it."""
+    identity, envelope, der = named
+    whole = "".join(pem(one).decode() for one in der).encode()
+    other = data.draw(
+        damaged(whole)
+        | st.tuples(*map(damaged, der)).map(
+            lambda parts: b"".join(map(pem, parts)) if parts != tuple(der) else b""
+        )
+    )
+    row = {**envelope["signatures"][0], "cert": other.decode("ascii", "replace")}
+    signed.put(SIGNATURE_NAME, json.dumps({**envelope, "signatures": [row]}).encode())
+    with refusing(CorruptError, UntrustedError):
+        require_trust(signed.directory, (identity,))
+        pytest.fail("a certificate was changed to name somebody else")
+
+
+def pem(der: bytes) -> bytes:
+    body = base64.encodebytes(der)
+    return b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+
+
 @fuzz
 @given(st.data())
 def test_damaged_envelopes(signed: Signed, data: st.DataObject) -> None:
@@ -118,7 +166,7 @@ def test_policies(signed: Signed, text: str) -> None:
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with refusing(UsageError):
         policy = load_policy({"NEURON_ARTIFACTS_POLICY": str(path)})
-        assert all(key.name == "release" for rule in policy.rules for key in rule.keys)
+        assert all(who.name in ("release", "ci") for rule in policy.rules for who in rule.vouchers)
 
 
 @fuzz
