@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from neuron_artifacts._files import load_json_object
+from neuron_artifacts._files import load_json_object, read_regular
 from neuron_artifacts.artifact.findings import Finding
 from neuron_artifacts.artifact.neff import Neff, read_neff
 from neuron_artifacts.errors import CorruptError
@@ -99,13 +99,11 @@ def _check_metadata(directory: Path, prefix: str, key: str, names: list[str]) ->
 
 def _metadata_problem(path: Path, key: str) -> str | None:
     try:
-        if path.stat().st_size > _MAX_METADATA:
-            return "is absurdly large"
-        content = load_json_object(path.read_bytes())
+        content = load_json_object(read_regular(path, _MAX_METADATA))
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except ValueError as error:
-        return f"is no JSON ({error})"
+        return f"is no usable JSON ({error})"
     return None if content.get("cache_key") == key else "is another entry's"
 
 

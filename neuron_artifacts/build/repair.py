@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuron_artifacts.artifact import Verdict, read_manifest, verify_artifact
+from neuron_artifacts.artifact.neuron_config_file import CONFIG_FILE, read_neuron_config
 from neuron_artifacts.errors import NeuronArtifactsError, UsageError
 from neuron_artifacts.spec import CompileSpec
 from neuron_artifacts.store import LocalStore
@@ -158,7 +159,6 @@ def _manifest(directory: Path) -> Any:
 
 def _neuron_config(directory: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads((directory / "neuron_config.json").read_bytes())
-    except (OSError, ValueError):
+        return read_neuron_config(directory / CONFIG_FILE).content
+    except NeuronArtifactsError:
         return {}
-    return content if isinstance(content, dict) else {}

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from neuron_artifacts._files import read_regular, stat_regular
 from neuron_artifacts.errors import StoreError
 
 URL_VARIABLE = "NEURON_COMPILE_CACHE_URL"
@@ -39,6 +40,7 @@ _FLAG_ORIGIN = f"--cache_dir in {FLAGS_VARIABLE}"
 _COMPILER = "neuronxcc-"
 _MODULE = "MODULE_"
 _LOG_TAIL = 8192
+_MOST_FLAGS = 1 << 20
 _LONGEST_REASON = 200
 
 
@@ -181,7 +183,7 @@ def _folders(parent: Path, prefix: str) -> list[Path]:
 
 def _read_target(path: Path) -> str | None:
     try:
-        flags = json.loads(path.read_bytes())
+        flags = json.loads(read_regular(path, _MOST_FLAGS))
     except (OSError, ValueError, RecursionError):
         return None
     words = _split(flags) if isinstance(flags, str) else flags
@@ -192,9 +194,10 @@ def _read_target(path: Path) -> str | None:
 
 def _last_line(path: Path) -> str | None:
     try:
+        size = stat_regular(path).st_size
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LOG_TAIL))
-            lines = file.read().decode(errors="replace").splitlines()
+            file.seek(max(0, size - _LOG_TAIL))
+            lines = file.read(_LOG_TAIL).decode(errors="replace").splitlines()
     except OSError:
         return None
     said = next((line.strip() for line in reversed(lines) if line.strip()), None)

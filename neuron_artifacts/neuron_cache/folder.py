@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from neuron_artifacts._files import read_regular
 from neuron_artifacts.errors import StoreError
 from neuron_artifacts.neuron_cache.client import MAX_FILE_BYTES
 from neuron_artifacts.neuron_cache.registry import COMPILER_PREFIX, REGISTRY
@@ -64,12 +65,12 @@ class FolderRepository:
                 yield Item(path, _identity(entry), entry.stat().st_size, False)
 
     def _read(self, item: Item) -> bytes | str:
-        if item.size > MAX_FILE_BYTES:
-            return f"it has {item.size} bytes, too many for an entry"
         try:
-            return (self._root / item.path).read_bytes()
+            return read_regular(self._root / item.path, MAX_FILE_BYTES)
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
+        except ValueError as error:
+            return f"it is {error}, too much for an entry"
 
 
 def _identity(entry: os.DirEntry[str]) -> str:

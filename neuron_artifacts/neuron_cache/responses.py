@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import user_cache_dir
+from neuron_artifacts._files import read_regular, user_cache_dir
 
 _KEPT_COMMITS = 8
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,13 @@ def _digest(*parts: str) -> str:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
-    except OSError:
+        return read_regular(path, _MOST_BYTES)
+    except (OSError, ValueError):
         return None
 
 
 def _load(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path, _MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from neuron_artifacts._files import load_json_object
+from neuron_artifacts._files import load_json_object, read_regular
 from neuron_artifacts.errors import HubError, ModelFormatError, ModelNotFoundError
 from neuron_artifacts.model.hub_errors import Asked, explain, failures
 from neuron_artifacts.neuron_cache.client import CacheRepository, Hub, in_parallel, is_missing_entry
@@ -19,6 +19,7 @@ from neuron_artifacts.neuron_cache.responses import Responses
 
 CONFIG_NAME = "config.json"
 PIPELINE_NAME = "model_index.json"
+MAX_CONFIG_BYTES = 16 << 20
 
 _COMPONENT = re.compile(
     r"unet|transformer(_\d)?|text_encoder(_\d)?|controlnet|prior|image_encoder|encoder|decoder"
@@ -132,12 +133,14 @@ class _Folder:
 
     def read(self, name: str) -> bytes | None:
         try:
-            return (self._root / name).read_bytes()
+            return read_regular(self._root / name, MAX_CONFIG_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
             where = f"{self._root / name} cannot be read"
             raise ModelFormatError(f"{where}: {error.strerror}") from error
+        except ValueError as error:
+            raise ModelFormatError(f"{self._root / name} is {error}") from None
 
     def exists(self, name: str) -> bool:
         return (self._root / name).is_file()
@@ -161,6 +164,11 @@ class _Repository:
         if response is None:
             return None
         data = bytes(response.content)
+        if len(data) > MAX_CONFIG_BYTES:
+            limit = MAX_CONFIG_BYTES >> 20
+            raise ModelFormatError(f"{self.name}/{name} is larger than {limit} MiB")
+                f"{self.name}/{name} is larger than {MAX_CONFIG_BYTES >> 20} MiB"
+            )
         self._kept.keep_file(self._revision, name, data, response.headers.get("X-Repo-Commit"))
         return data
 
@@ -194,7 +202,7 @@ class _Repository:
         path = try_to_load_from_cache(self.name, name, revision=self._revision)
         if isinstance(path, str):
             self.age = max(self.age or 0.0, time.time() - Path(path).stat().st_mtime)
-            return Path(path).read_bytes()
+            return read_regular(Path(path), MAX_CONFIG_BYTES)
         if name == PIPELINE_NAME:
             raise HubError(
                 f"no configuration of {self.name} was fetched before, and --offline forbids to ask",

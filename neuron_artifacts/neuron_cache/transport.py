@@ -27,7 +27,11 @@ _AGENT = f"neuron-artifacts/{__version__}; python/{sys.version.split()[0]}"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
+_GZIP = 16 + 15  # zlib's sign for gzip's frame, and the widest window
 _NEXT = re.compile(r'<([^>]+)>[^,]*;\s*rel="?next"?')
+
+MAX_ANSWER_BYTES = 64 << 20
+"""A page of a listing, or a model's configuration: far more than any has."""
 
 Origin = tuple[str, str, int | None]
 
@@ -206,12 +210,29 @@ def _exchange(
 ) -> tuple[http.client.HTTPResponse, bytes]:
     connection.request(method, target, body, dict(headers))
     answer = connection.getresponse()
-    content = answer.read()
+    content = answer.read(MAX_ANSWER_BYTES + 1)
     if answer.headers.get("Content-Encoding") == "gzip" and content:
-        import gzip
-
-        content = gzip.decompress(content)
+        content = _unzip(content)
+    if len(content) > MAX_ANSWER_BYTES:
+        connection.close()
+        raise OversizedAnswer(f"the answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
+    if answer.length:  # a bounded read does not say that the connection ended too early
+        raise http.client.IncompleteRead(content, answer.length)
     return answer, content
+
+
+def _unzip(data: bytes) -> bytes:
+    """What was packed, as far as it is no larger than an answer may be."""
+    import zlib
+
+    reader = zlib.decompressobj(_GZIP)
+    try:
+        content = reader.decompress(data, MAX_ANSWER_BYTES + 1)
+    except zlib.error as error:
+        raise OSError(f"damaged answer: {error}") from error
+    if not reader.eof and len(content) <= MAX_ANSWER_BYTES:
+        raise OSError("the answer is cut short")
+    return content
 
 
 def _refusal(response: Response) -> Exception:
@@ -242,6 +263,10 @@ def _check_header(token: str) -> None:
 
 class InvalidHeader(ValueError):
     """A value that cannot be sent."""
+
+
+class OversizedAnswer(ValueError):
+    """No hub gives such an answer to these questions."""
 
 
 def _origin(parts: SplitResult) -> Origin:

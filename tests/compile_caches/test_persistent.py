@@ -102,6 +102,13 @@ def test_a_failed_module_is_named_with_its_reason_and_remedy(tmp_path: Path) -> 
     assert "--retry_failed_compilation" in str(module.remedy)
 
 
+def test_flags_without_end_are_not_read(tmp_path: Path) -> None:
+    path = put_module(tmp_path, COMPILER, "a+b", flags=["--target=trn1"])
+    flags = path / "compile_flags.json"
+    flags.write_bytes(flags.read_bytes() + b" " * (1 << 20))
+    assert read_modules(tmp_path)[0].target is None
+
+
 def test_a_lock_may_be_stale_and_a_done_module_needs_nothing(tmp_path: Path) -> None:
     put_module(tmp_path, COMPILER, "a+b")
     put_module(tmp_path, COMPILER, "c+d", "locked")

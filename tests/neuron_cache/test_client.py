@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,17 @@ def test_what_is_kept_is_its_owners(tmp_path: Path) -> None:
     kept = Responses("http://hub", REPO, tmp_path)
     kept.keep_commit("main", "c" * 40)
     assert (tmp_path / "hub").stat().st_mode & 0o077 == 0
+
+
+def test_what_is_kept_is_read_with_a_bound(tmp_path: Path) -> None:
+    kept = Responses("http://hub", REPO, tmp_path)
+    item = Item("a", git_object_id(b"abc"), 3, False)
+    kept.keep_blob("c1", item, b"abc")
+    kept.keep_file("main", "config.json", b"{}", None)
+    for path in (path for path in tmp_path.rglob("*") if path.is_file()):
+        os.truncate(path, 1 << 40)
+    assert kept.blob("c1", item) is None
+    assert kept.file("main", "config.json") is None
 
 
 def test_ids_that_are_not_gits_are_kept_by_place(tmp_path: Path) -> None:

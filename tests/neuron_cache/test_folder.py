@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,19 @@ def test_broken_links_and_damage_are_skipped(tmp_path: Path, ask: Callable[..., 
     assert found is not None
     assert found.status == "hit"
     assert [Path(s.path).name for s in found.skipped] == [f"{'1' * 20}.json"]
+
+
+def test_an_absurdly_large_entry_is_skipped_unread(
+    tmp_path: Path, ask: Callable[..., Inquiry]
+) -> None:
+    cache = Cache()
+    good = cache.add(RELEASE, "llama", "org/llama")
+    root = put(tmp_path / "cache", cache)
+    os.truncate(root / good, 1 << 40)
+    found = ask(LLAMA).ask_folder(root, "local")
+    assert found is not None
+    assert (found.status, len(found.skipped)) == ("miss", 1)
+    assert "larger than 1 MiB" in found.skipped[0].reason
 
 
 def test_a_registry_is_summarised_from_its_paths(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,15 @@ def test_a_compiled_folder(tmp_path: Path, connect: Connect) -> None:
     found = find_pre_exported(open_model(str(tmp_path), connect()), LLAMA)
     assert found
     assert found.complete is False
+
+
+def test_an_absurdly_large_configuration_is_refused(
+    hub: CacheHub, connect: Connect, tmp_path: Path
+) -> None:
+    hub.commit(MODEL, {"config.json": encoded(LLAMA) + b" " * (16 << 20)})
+    with pytest.raises(ModelFormatError, match="larger than 16 MiB"):
+        read_config(open_model(MODEL, connect()))
+    (tmp_path / "config.json").write_bytes(encoded(LLAMA))
+    os.truncate(tmp_path / "config.json", 1 << 40)
+    with pytest.raises(ModelFormatError, match="larger than 16 MiB"):
+        read_config(open_model(str(tmp_path), connect()))

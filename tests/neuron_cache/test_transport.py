@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants, get_token
 
 from neuron_artifacts.model.hub_errors import TransportError, is_outage, retry_after
-from neuron_artifacts.neuron_cache import CacheRequest, Hub, look_up
+from neuron_artifacts.neuron_cache import CacheRequest, Hub, look_up, transport
 from neuron_artifacts.neuron_cache.transport import (
     ClientTransport,
     DirectTransport,
@@ -51,10 +51,15 @@ class Echo(BaseHTTPRequestHandler):
             body = b""
         else:
             self.send_response(200)
-        if self.path == "/zipped":
+        if self.path in ("/long", "/bomb"):
+            body = bytes(1 << 20)
+        if self.path in ("/zipped", "/bomb", "/torn", "/noise"):
             body = gzip.compress(body)
+            body = {"/torn": body[:-9], "/noise": b"no gzip at all"}.get(self.path, body)
             self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(body)))
+        missing = 9 if self.path == "/short" else 0
+        self.send_header("Content-Length", str(len(body) + missing))
+        self.close_connection = bool(missing)
         self.end_headers()
         self.wfile.write(body)
         if self.path == "/last":  # without a word, as an idle connection ends
@@ -191,3 +196,18 @@ def test_the_token_is_huggingface_hubs(
     assert find_token() == get_token()
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
     assert find_token() is None
+
+
+@pytest.mark.parametrize("path", ["/long", "/bomb"])
+def test_an_answer_without_end_is_refused(
+    echo: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(transport, "MAX_ANSWER_BYTES", 1 << 16)
+    with pytest.raises(ValueError, match="larger than"):
+        DirectTransport(5).send("GET", f"{echo}{path}")
+
+
+@pytest.mark.parametrize("path", ["/short", "/torn", "/noise"])
+def test_a_damaged_answer_is_a_failed_request(echo: str, path: str) -> None:
+    with pytest.raises(TransportError):
+        DirectTransport(5).send("GET", f"{echo}{path}")

@@ -5,18 +5,19 @@ Source: ``modules/lora_serving/config.py`` of neuronx-distributed-inference.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuron_artifacts._files import load_json_object, read_regular
 from neuron_artifacts.backends.nxdi.levels import SdkLevel
 from neuron_artifacts.backends.nxdi.neuron_rules import BrokenRule
 from neuron_artifacts.errors import SpecError
 
 ADAPTER_CONFIG = "adapter_config.json"
+_MOST_BYTES = 1 << 20
 
 _BASE: dict[str, Any] = {
     "max_loras": 1,
@@ -190,11 +191,11 @@ def _read_adapter(name: str, path: str) -> Adapter | BrokenRule:
     if not folder.is_dir():
         return BrokenRule("lora-adapter-missing", f"LoRA adapter {name!r}: {path} is not a folder")
     try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = load_json_object(read_regular(folder / ADAPTER_CONFIG, _MOST_BYTES))
     except (OSError, ValueError):
         message = f"LoRA adapter {path} has no readable {ADAPTER_CONFIG}"
         return BrokenRule("lora-adapter-config", message)
-    modules = config.get("target_modules") if isinstance(config, dict) else None
+    modules = config.get("target_modules")
     if not isinstance(modules, list) or not all(isinstance(entry, str) for entry in modules):
         return BrokenRule("lora-adapter-config", f"LoRA adapter {path} names no target_modules")
     rank = config.get("r", config.get("lora_rank"))

@@ -239,6 +239,14 @@ def test_lora_modules_in_set_order_cannot_be_known(tmp_path: Path) -> None:
     assert build(lora_config=given)["lora_config"]["target_modules"] == modules
 
 
+def test_a_lora_adapter_without_end_is_not_read(tmp_path: Path) -> None:
+    path = adapter(tmp_path / "a", r=64, target_modules=["q_proj"])
+    config = tmp_path / "a" / "adapter_config.json"
+    config.write_bytes(config.read_bytes() + b" " * (1 << 20))
+    with pytest.raises(SpecError, match="no readable"):
+        build("2.24", lora_config={"lora_ckpt_paths": [f"one:{path}"]})
+
+
 @pytest.mark.parametrize("paths", [["no-colon"], {"a": "/does/not/exist"}, ["a:x", "a:y"]])
 def test_lora_adapters_that_are_not_there(paths: Any) -> None:
     with pytest.raises(SpecError):
