@@ -167,8 +167,6 @@ class _Repository:
         if len(data) > MAX_CONFIG_BYTES:
             limit = MAX_CONFIG_BYTES >> 20
             raise ModelFormatError(f"{self.name}/{name} is larger than {limit} MiB")
-                f"{self.name}/{name} is larger than {MAX_CONFIG_BYTES >> 20} MiB"
-            )
         self._kept.keep_file(self._revision, name, data, response.headers.get("X-Repo-Commit"))
         return data
 
