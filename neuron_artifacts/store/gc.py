@@ -27,7 +27,7 @@ from neuron_artifacts.store.leases import (
     last_used,
     store_time,
 )
-from neuron_artifacts.store.local import LocalStore
+from neuron_artifacts.store.local import LocalStore, is_ours
 from neuron_artifacts.store.owner import Owner, is_abandoned
 from neuron_artifacts.store.staging import rename_without_replacing, storing
 
@@ -130,20 +130,17 @@ def take_inventory(store: LocalStore) -> tuple[list[Entry], float]:
         now = store_time(store.root)
         aside = store.root / SET_ASIDE
         broken = [path for path in aside.glob("*") if path.is_dir()] if aside.is_dir() else []
-        files = {path: _files(path) for path in [*store.directories(), *broken]}
+        ours = [path for path in store.directories() if is_ours(path)]
+        files = {path: _files(path) for path in [*ours, *broken]}
+        guards = {path: (is_pinned(path), holders(path, now)) for path in ours}
     inside = Counter(inode for found in files.values() for inode, _, _ in found)
     # A file that lies elsewhere too, in a model cache say, frees nothing when it goes here.
     inodes = {
         path: {inode: size for inode, size, links in found if links <= inside[inode]}
         for path, found in files.items()
     }
-    whole = [
-        Entry(path, last_used(path), inodes[path], is_pinned(path), holders(path, now))
-        for path in files
-        if path not in broken
-    ]
     return [
-        *whole,
+        *(Entry(path, last_used(path), inodes[path], *guards[path]) for path in ours),
         *(Entry(path, last_used(path), inodes[path], is_broken=True) for path in broken),
     ], now
 
@@ -153,18 +150,40 @@ def remove(store: LocalStore, removals: Sequence[Removal]) -> list[Removal]:
     return [removal for removal in removals if _remove(store, removal.entry.path)]
 
 
+def find_litter(store: LocalStore) -> dict[Path, int]:
+    """Temporaries and trash of processes that are gone, each with its bytes on disk."""
+    with suppress(OSError):
+        trash = [path for path in (store.root / TRASH).iterdir() if is_abandoned(path)]
+        return {path: size_on_disk(path) for path in [*store.abandoned(), *trash]}
+    return {path: size_on_disk(path) for path in store.abandoned()}
+
+
 def collect_litter(store: LocalStore) -> list[Path]:
-    """Remove temporaries, trash and leases of processes that are gone, and unused locks."""
-    gone = store.collect_abandoned()
-    trash = store.root / TRASH
-    for path in trash.glob("*") if trash.is_dir() else ():
-        if is_abandoned(path):
-            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
-            gone.append(path)
+    """Remove temporaries, trash and leases of processes that are gone."""
+    gone = list(find_litter(store))
+    for path in gone:
+        discard(path)
     with suppress(OSError):
         collect_leases(store.root, store_time(store.root))
     collect_failures(store.root)
     return gone
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    with suppress(OSError):
+        own = path.lstat().st_blocks * 512
+        return own + sum(size for _, size, _ in _files(path)) if path.is_dir() else own
+    return 0
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a directory as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _files(directory: Path) -> list[tuple[Inode, int, int]]:
@@ -235,7 +254,8 @@ def find_artifact(store: LocalStore, name: str) -> Path:
         There is none, or several begin so.
     """
     if name and (Path(name) / MANIFEST_NAME).is_file():
-        return Path(name).absolute()
+        path = Path(name).absolute()
+        return path.resolve() if path.is_symlink() else path
     found = [path for path in store.directories() if path.name.startswith(name)]
     if len(found) != 1:
         raise MissError(

@@ -35,6 +35,7 @@ def hold(artifact: Path) -> Iterator[None]:
     looks for leases then. So one of the two sees the other: the collector leaves the artifact
     alone, or this waits until it has decided.
     """
+    artifact = _as_its_store_names_it(artifact)
     lease = _write_lease(artifact)
     if lease is None:
         yield
@@ -53,6 +54,7 @@ def hold(artifact: Path) -> Iterator[None]:
 
 def mark_used(artifact: Path) -> None:
     """Remember that an artifact was wanted now."""
+    artifact = _as_its_store_names_it(artifact)
     with suppress(OSError):
         if artifact.parent.name == STORE_NAME:
             place = artifact.parent / USED
@@ -70,9 +72,15 @@ def last_used(artifact: Path) -> float:
 
 
 def holders(artifact: Path, now: float) -> tuple[str, ...]:
-    """Leases on an artifact whose owners may still live. ``now`` is :func:`store_time`."""
+    """Leases on an artifact whose owners may still live. ``now`` is :func:`store_time`.
+
+    Raises
+    ------
+    OSError
+        It cannot be known: nobody may then act as if there were none.
+    """
     found = []
-    with suppress(OSError):
+    with suppress(FileNotFoundError):
         for path in (artifact.parent / LEASES / artifact.name).iterdir():
             if _may_live(path, now):
                 found.append(path.name)
@@ -129,7 +137,27 @@ def unpin(artifact: Path) -> bool:
 
 
 def is_pinned(artifact: Path) -> bool:
-    return (artifact.parent / PINS / artifact.name).exists()
+    """Whether it is never to be collected.
+
+    Raises
+    ------
+    OSError
+        It cannot be known.
+    """
+    try:
+        (artifact.parent / PINS / artifact.name).lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _as_its_store_names_it(artifact: Path) -> Path:
+    """An artifact may be served through a link, as ``current``; it is collected by its key."""
+    with suppress(OSError, RuntimeError):
+        real = artifact.resolve()
+        if real.parent.name == STORE_NAME:
+            return real
+    return artifact.absolute()
 
 
 def _write_lease(artifact: Path) -> Path | None:

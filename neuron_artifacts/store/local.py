@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuron_artifacts._files import DigestCache
+from neuron_artifacts._files import DigestCache, is_sha256
 from neuron_artifacts.artifact import MANIFEST_NAME, Manifest, read_manifest
 from neuron_artifacts.errors import NeuronArtifactsError, StoreError
 from neuron_artifacts.store.leases import STORE_NAME
@@ -44,7 +44,7 @@ class LocalStore:
     def directories(self) -> list[Path]:
         """Everything that lies where an artifact would, readable or not, newest first."""
         try:
-            found = [p for p in self.root.iterdir() if not p.name.startswith(".") and p.is_dir()]
+            found = [p for p in self.root.iterdir() if _may_be_artifact(p)]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
@@ -74,15 +74,21 @@ class LocalStore:
             f"{directory} cannot be set aside: too many like it", hint=f"clear {parent}"
         )
 
+    def abandoned(self, destination: Path | None = None) -> list[Path]:
+        """Temporary directories whose writer is gone."""
+        with suppress(OSError):
+            candidates = list((self.root / ".staging").glob("*"))
+            if destination and destination.parent != self.root:
+                candidates += destination.parent.glob(f".{destination.name}.staging-*")
+            return [path for path in candidates if path.is_dir() and is_abandoned(path)]
+        return []
+
     def collect_abandoned(self, destination: Path | None = None) -> list[Path]:
         """Remove temporary directories whose writer is gone; those of the living stay."""
-        candidates = list((self.root / ".staging").glob("*"))
-        if destination and destination.parent != self.root:
-            candidates += destination.parent.glob(f".{destination.name}.staging-*")
-        gone = [path for path in candidates if path.is_dir() and is_abandoned(path)]
-        for path in gone:
+        found = self.abandoned(destination)
+        for path in found:
             shutil.rmtree(path, ignore_errors=True)
-        return gone
+        return found
 
     @contextmanager
     def building(self, key: str, on_wait: Callable[[str, float], None]) -> Iterator[None]:
@@ -94,7 +100,7 @@ class LocalStore:
         from filelock import FileLock, Timeout
 
         path = self.root / ".locks" / f"{key}.lock"
-        with storing(path):
+        with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
         lock, began = FileLock(path), time.monotonic()
         while True:
@@ -110,7 +116,28 @@ class LocalStore:
             _tell_holder(path)
             yield
         finally:
-            lock.release()
+            with suppress(OSError):
+                lock.release()
+
+
+def is_ours(path: Path) -> bool:
+    """Whether what lies in a store may be moved or removed: nothing that somebody else put there.
+
+    vLLM keeps directories of its own below the same name, and people put links beside keys.
+    """
+    if path.is_symlink():
+        return False
+    return is_sha256(path.name) or os.path.lexists(path / MANIFEST_NAME)
+
+
+def _may_be_artifact(path: Path) -> bool:
+    """A link beside the keys is another name of an artifact, not another one."""
+    if path.name.startswith("."):
+        return False
+    try:
+        return path.is_dir() and (is_sha256(path.name) or not path.is_symlink())
+    except OSError:
+        return True  # whoever reads it will say what is wrong with it
 
 
 def _tell_holder(lock: Path) -> None:

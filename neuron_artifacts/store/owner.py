@@ -10,8 +10,9 @@ import time
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-ABANDONED_SECONDS = 24 * 3600
-"""How long another host's work may lie untouched before it counts as abandoned."""
+ABANDONED_SECONDS = 3 * 24 * 3600
+"""How long another host's work may lie untouched before it counts as abandoned: more than a clock
+that was set wrong is off by, a day and what a time zone adds."""
 
 _TOKEN = re.compile(r"([0-9a-f]{8})-([0-9a-f]{8})-([0-9a-f]{8})-(\d+)-(\d+)")
 
@@ -20,7 +21,8 @@ _TOKEN = re.compile(r"([0-9a-f]{8})-([0-9a-f]{8})-([0-9a-f]{8})-(\d+)-(\d+)")
 class Owner:
     """A process, told apart from a later one that got the same number.
 
-    Host, boot and process namespace are short digests. A temporary directory carries its owner
+    Host (its name and machine id, for names repeat), boot and process namespace are short digests.
+    A temporary directory carries its owner
     in its name, so that there is no moment in which it lies there without one.
     """
 
@@ -32,10 +34,9 @@ class Owner:
 
     @classmethod
     def current(cls) -> Owner:
-        host = _short(socket.gethostname())
-        return cls(
-            host, _short(_boot_id()), _short(_pid_namespace()), os.getpid(), _started("self")
-        )
+        host = f"{socket.gethostname()} {_read('/etc/machine-id')}"
+        boot, namespace = _short(_boot_id()), _short(_pid_namespace())
+        return cls(_short(host), boot, namespace, os.getpid(), _started("self"))
 
     @property
     def token(self) -> str:
@@ -54,7 +55,8 @@ class Owner:
 def is_alive(owner: Owner) -> bool | None:
     """Whether a process lives, as far as it can be known from here: else ``None``."""
     me = Owner.current()
-    if owner.host != me.host:
+    # Some sandboxes tell neither boot nor namespace: two of them would take each other for one.
+    if owner.host != me.host or _short("") in (me.boot, me.namespace):
         return None
     if owner.boot != me.boot:
         return False

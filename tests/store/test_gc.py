@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_artifacts.errors import MissError
+from neuron_artifacts.errors import MissError, StoreError
 from neuron_artifacts.store import LocalStore
 from neuron_artifacts.store.gc import (
     Entry,
@@ -186,6 +186,59 @@ def test_another_hosts_lease_counts_while_it_is_renewed(
     assert bool(holders(path, store_time(store.root))) == counts
     collect_litter(store)
     assert lease.exists() == counts
+
+
+def test_a_lease_through_a_link_counts(store: LocalStore, tmp_path: Path) -> None:
+    """``serve --artifacts current`` holds the artifact that ``current`` leads to."""
+    artifact = store.directories()[0]
+    for number, place in enumerate((tmp_path, store.root)):
+        current = place / "current"
+        current.symlink_to(artifact)
+        with hold(current):
+            assert len(holders(artifact, store_time(store.root))) == 1, number
+            assert artifact not in [r.entry.path for r in plan_all(store).removals]
+    assert not holders(artifact, store_time(store.root))
+
+
+def test_what_somebody_else_put_into_the_store_is_not_collected(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    """vLLM's own directories have an MD5 for a name and no manifest; links lead anywhere."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "file").write_bytes(b"x")
+    links = {"elsewhere": mine, "dangling": tmp_path / "nowhere", "loop": store.root / "loop",
+             "another-name": store.directories()[0]}  # fmt: skip
+    for name, target in links.items():
+        (store.root / name).symlink_to(target)
+    foreign = store.root / ("a" * 32)
+    foreign.mkdir()
+    (foreign / "model.pt").write_bytes(b"x" * 10000)
+    broken = store.root / ("b" * 64)
+    broken.mkdir()
+    (broken / "config.json").write_bytes(b"x")
+    gone = remove(store, plan_all(store).removals)
+    assert {broken} < {removal.entry.path for removal in gone}
+    assert len(gone) == 4
+    collect_litter(store)
+    assert {path.name for path in store.root.iterdir() if path.name[0] != "."} == {
+        *links, foreign.name,
+    }  # fmt: skip
+    assert (mine / "file").exists()
+    assert list((store.root / ".trash").iterdir()) == []
+
+
+@pytest.mark.parametrize("place", [".leases", ".pins"])
+def test_who_cannot_know_whether_somebody_reads_removes_nothing(
+    place: str, store: LocalStore
+) -> None:
+    removals = plan_all(store).removals
+    (store.root / place).write_text("a file where a folder should be")
+    with pytest.raises(StoreError):
+        take_inventory(store)
+    with pytest.raises(StoreError):
+        remove(store, removals)
+    assert len(store.directories()) == 3
 
 
 def test_use_is_remembered_and_forgotten_with_the_artifact(store: LocalStore) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import socket
 import subprocess
@@ -13,7 +15,7 @@ import pytest
 
 from neuron_artifacts._files import DigestCache
 from neuron_artifacts.store import LocalStore
-from neuron_artifacts.store.owner import Owner, is_abandoned
+from neuron_artifacts.store.owner import Owner, is_abandoned, is_alive
 from tests.artifact.artifacts import publish
 
 
@@ -75,12 +77,13 @@ def test_only_what_the_dead_left_is_collected(store: LocalStore) -> None:
     assert {p for p in (living, foreign, nameless) if p.exists()} == {living, foreign, nameless}
 
 
-@pytest.mark.parametrize("days", [-2, 2])
+@pytest.mark.parametrize("days", [-4, 4])
 def test_another_hosts_litter_is_judged_by_time_whichever_way_the_clock_jumped(
     store: LocalStore, days: int
 ) -> None:
     foreign = leave_litter(store, replace(Owner.current(), host="0" * 8))
     assert not is_abandoned(foreign)
+    assert not is_abandoned(foreign, now=time.time() + days / abs(days) * 86400 * 1.5)
     assert is_abandoned(foreign, now=time.time() + days * 86400)
 
 
@@ -125,6 +128,35 @@ def test_a_killed_holder_blocks_nobody(store: LocalStore) -> None:
     with store.building("0" * 64, lambda _holder, seconds: waits.append(seconds)):
         pass
     assert len(waits) <= 1
+
+
+@pytest.mark.parametrize("broken", ["place", "lock", "release"])
+def test_a_lock_that_does_not_work_stops_nobody(
+    broken: str, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.root.mkdir()
+    if broken == "place":
+        (store.root / ".locks").write_text("a file where a folder should be")
+    real = fcntl.flock
+
+    def flock(descriptor: int, how: int) -> None:
+        if (how == fcntl.LOCK_UN) == (broken == "release"):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    done = []
+    with store.building("0" * 64, lambda *_: None):
+        done.append(broken)
+    assert done
+
+
+def test_a_clone_of_this_machine_is_another_one() -> None:
+    """Names repeat: another boot on a host of the same name may be another machine."""
+    me = Owner.current()
+    assert is_alive(me) is True
+    assert is_alive(replace(me, host="0" * 8)) is None
+    assert is_alive(replace(me, boot="0" * 8)) is False
 
 
 def test_owner_reads_back() -> None:
