@@ -29,7 +29,7 @@ from neuron_artifacts.backends.nxdi.adopted import (
 )
 from neuron_artifacts.build.job import pretty
 from neuron_artifacts.build.progress import ByteReport
-from neuron_artifacts.build.provenance import timestamp
+from neuron_artifacts.build.provenance import describe_adoption, timestamp
 from neuron_artifacts.errors import (
     CorruptError,
     IncompatibleError,
@@ -129,6 +129,7 @@ class _Job:
         self._source, self._contents = source, contents
         self._store, self._observe = store, observe
         self._taken: set[str] = set()
+        self._began = timestamp()
 
     def copy(self, staging: Staging, files: list[_Taken]) -> None:
         """Copy every file, each hashed before and while it is copied."""
@@ -159,7 +160,8 @@ class _Job:
         destination = self._store.path(manifest.key)
         left_out = tuple(self._left_out())
         for _ in range(3):
-            if staging.publish(manifest, destination):
+            sidecars = describe_adoption(manifest, self._began)
+            if staging.publish(manifest, destination, sidecars=sidecars):
                 return Adopted(destination, manifest, left_out, was_there=False)
             verdict = check_artifact(destination, "full", digests=self._store.digests, host=False)
             if verdict.status == "ok":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_artifacts._version import __version__
-from neuron_artifacts.artifact import PROVENANCE_NAME, GraphEntry, Manifest, read_manifest
+from neuron_artifacts.artifact import GraphEntry, Manifest, read_manifest
 from neuron_artifacts.backends.base import Backend, ResolvedSpec
 from neuron_artifacts.backends.checks import check_artifact
 from neuron_artifacts.build.lookup import refuse_foreign
@@ -156,7 +156,7 @@ class BuildJob(ABC):
             if self._must_make_way():
                 set_aside.append(self.store.set_aside(self.destination))
                 self.observe(Note(f"what lay there was set aside as {set_aside[-1]}"))
-            sidecars = {PROVENANCE_NAME: pretty(describe_build(self.resolved, self._began))}
+            sidecars = describe_build(self.resolved, manifest, self._began)
             if staging.publish(manifest, self.destination, sidecars=sidecars):
                 return manifest
             verdict = check_artifact(

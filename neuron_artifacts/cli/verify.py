@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ from neuron_artifacts.cli import _output
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.cli._progress import show_progress
 from neuron_artifacts.cli.gc import Store
-from neuron_artifacts.errors import CorruptError, ExitCode, UntrustedError, UsageError
+from neuron_artifacts.errors import ExitCode, UsageError
 from neuron_artifacts.events import BytesMoved, Observer
 
 if TYPE_CHECKING:
@@ -86,24 +86,23 @@ def verify_command(
     if restart:
         checkpoint.unlink(missing_ok=True)
     began = time.monotonic()
-    results = []
+    judged = []
     with show_progress() as observe:
         rate = _Rate(observe)
         for result in scrub(
             paths, jobs=jobs or len(os.sched_getaffinity(0)), checkpoint=checkpoint,
             on_bytes=rate.add,
         ):  # fmt: skip
-            result = judge(result)
-            results.append(result)
+            judged.append(judge(result))
             if not as_json:
-                _print_result(result)
+                _print_result(judged[-1])
     seconds = time.monotonic() - began
-    bad = [result for result in results if result.status != "ok"]
+    bad = [found.result for found in judged if found.result.status != "ok"]
     if as_json:
-        _output.print_json(_json(results, rate.done, seconds))
+        _output.print_json(_json(judged, rate.done, seconds))
     speed = rate.done / 1e6 / max(seconds, 1e-9)
     _output.talk(
-        f"{len(results)} verified, {len(bad)} of them bad; read {rate.done / 1e6:.0f} MB in "
+        f"{len(judged)} verified, {len(bad)} of them bad; read {rate.done / 1e6:.0f} MB in "
         f"{seconds:.1f} s ({speed:.0f} MB/s)"
     )
     return max((_exit_code(result) for result in bad), default=0)
@@ -128,7 +127,7 @@ def _asked(
 
 
 class _Judge:
-    """Adds to a sound artifact's verdict whether it is trusted."""
+    """Adds to a sound artifact's verdict whether it is trusted, and by whom."""
 
     def __init__(self, asked: tuple[Voucher, ...]) -> None:
         from neuron_artifacts.trust.policy import load_policy
@@ -136,24 +135,23 @@ class _Judge:
         self._asked = asked
         self._policy = load_policy()
 
-    def __call__(self, result: ScrubResult) -> ScrubResult:
-        from neuron_artifacts.artifact import read_manifest
-        from neuron_artifacts.trust.policy import require_trust
-        from neuron_artifacts.trust.statement import check_provenance, read_provenance
+    def __call__(self, result: ScrubResult) -> _Judged:
+        from neuron_artifacts.trust.judgement import judge_artifact
 
         if result.status != "ok":
-            return result
-        vouchers = self._asked or self._policy.required(str(result.path.absolute()))
-        try:
-            require_trust(result.path, vouchers)
-            provenance = read_provenance(result.path)
-        except UntrustedError as error:
-            return replace(result, status="untrusted", problems=(error.message,))
-        except CorruptError as error:
-            return replace(result, status="corrupt", problems=(error.message,))
-        document = read_manifest(result.path).document
-        problems = check_provenance(provenance, document) if provenance else []
-        return replace(result, status="corrupt", problems=tuple(problems)) if problems else result
+            return _Judged(result)
+        required = (self._asked, self._policy.required(str(result.path.absolute())))
+        found = judge_artifact(result.path, required)
+        if found.status != "ok":
+            return _Judged(replace(result, status=found.status, problems=found.problems))
+        return _Judged(result, found.signed_by, found.builder)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    result: ScrubResult
+    signed_by: str | None = None
+    builder: str | None = None
 
 
 def _exit_code(result: ScrubResult) -> int:
@@ -176,21 +174,23 @@ class _Rate:
             self._observe(BytesMoved("verifying", self.done, 0))
 
 
-def _print_result(result: ScrubResult) -> None:
+def _print_result(judged: _Judged) -> None:
+    result = judged.result
     earlier = " (by the unfinished run before)" if result.resumed else ""
+    signed = (f"signed by {judged.signed_by}",) if judged.signed_by else ()
     for line in (
         f"{result.status}  {result.path}{earlier}",
-        *map("    {}".format, result.problems),
+        *map("    {}".format, (*signed, *result.problems)),
     ):
         _output.write(_output.printable(line, one_line=True))
 
 
-def _json(results: list[ScrubResult], read: int, seconds: float) -> dict[str, Any]:
+def _json(judged: list[_Judged], read: int, seconds: float) -> dict[str, Any]:
     rows = [
         {
             "path": str(r.path), "status": r.status, "problems": list(r.problems),
-            "bytes": r.size, "resumed": r.resumed,
+            "bytes": r.size, "resumed": r.resumed, "signed_by": j.signed_by, "builder": j.builder,
         }
-        for r in results
+        for j, r in ((j, j.result) for j in judged)
     ]  # fmt: skip
     return {"artifacts": rows, "bytes_read": read, "seconds": round(seconds, 3)}

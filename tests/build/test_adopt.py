@@ -69,7 +69,9 @@ def test_it_stands_in_the_store_and_the_source_is_as_it_was(
     assert adopted.path == store.path(adopted.manifest.key)
     laid = contents(adopted.path)
     assert before.items() <= laid.items()
-    assert set(laid) - set(before) == {"config.json", "artifact.json"}
+    assert set(laid) - set(before) == {
+        "config.json", "artifact.json", "artifact.provenance.json",
+    }  # fmt: skip
     shutil.rmtree(source)
     assert verify_artifact(adopted.path, "full").status == "ok"
 

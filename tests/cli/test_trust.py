@@ -106,13 +106,41 @@ def test_a_damaged_artifact_is_not_signed(place: Path) -> None:
 def test_provenance_tells_inputs_and_tools_and_no_place(place: Path) -> None:
     path = artifact_of(place) / PROVENANCE_NAME
     body = json.loads(path.read_text())
-    names = {row["name"] for row in body["buildDefinition"]["resolvedDependencies"]}
-    assert {"model.safetensors", "tokenizer.json"} <= names
-    assert body["buildDefinition"]["internalParameters"]["toolchain"]["neuron-artifacts"]
+    definition = body["predicate"]["buildDefinition"]
+    names = {row["name"] for row in definition["resolvedDependencies"]}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert definition["internalParameters"]["toolchain"]["neuron-artifacts"]
+    assert definition["internalParameters"]["command"] == [
+        "neuron-artifacts",
+        "compile",
+        "adder",
+        *FLAGS,
+    ]
     assert str(place.parent) not in path.read_text()
-    body["buildDefinition"]["resolvedDependencies"][0]["digest"]["sha256"] = "0" * 64
+    assert str(ADDER) not in path.read_text()
+    whole = run("verify", "--all", "--json", cwd=place)
+    assert whole.code == 0
+    assert whole.data["artifacts"][0]["builder"] == "urn:neuron-artifacts:local"
+    definition["resolvedDependencies"][1]["digest"]["sha256"] = "0" * 64
     path.unlink()
     path.write_text(json.dumps(body))
     result = run("verify", "--all", "--json", cwd=place)
     assert result.code == 5
     assert "provenance says" in result.data["artifacts"][0]["problems"][0]
+
+
+def test_key_and_policy_are_both_asked(place: Path) -> None:
+    """--key adds to what the policy requires, and does not replace it."""
+    policy = {"NEURON_ARTIFACTS_POLICY": str(place / "policy.yaml")}
+    run("keygen", "mine", cwd=place)
+    key = artifact_of(place).name[:12]
+    run("sign", key, "--key", "mine.key", cwd=place)
+    assert run("verify", key, "--key", "mine.pub", cwd=place).code == 0
+    refused = run("verify", key, "--key", "mine.pub", cwd=place, **policy)
+    assert refused.code == 6
+    assert "must be signed by release" in refused.out
+    run("sign", key, "--key", "release.key", cwd=place)
+    both = run("verify", key, "--key", "mine.pub", cwd=place, **policy)
+    assert both.code == 0
+    assert "signed by mine.pub" in both.out
+    assert "and release" in both.out

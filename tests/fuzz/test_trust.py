@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,26 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from neuron_artifacts.artifact import PROVENANCE_NAME, SIGNATURE_NAME
+from neuron_artifacts.artifact import (
+    MANIFEST_NAME,
+    PROVENANCE_NAME,
+    SIGNATURE_NAME,
+    read_manifest,
+)
 from neuron_artifacts.errors import CorruptError, UntrustedError, UsageError
 from neuron_artifacts.trust.identity import Identity, load_identity
 from neuron_artifacts.trust.keys import PublicKey, generate_keys, load_private_key, load_public_key
 from neuron_artifacts.trust.policy import load_policy, require_trust
-from neuron_artifacts.trust.statement import (
+from neuron_artifacts.trust.provenance import (
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
     check_provenance,
-    make_provenance,
+    make_predicate,
     read_provenance,
-    read_signatures,
-    sign_artifact,
 )
+from neuron_artifacts.trust.statement import read_signatures, sign_artifact
 from tests.artifact.artifacts import publish
-from tests.fuzz.inputs import JSON, changed, damaged, fuzz, refusing
+from tests.fuzz.inputs import JSON, MAX_MESSAGE, changed, damaged, fuzz, refusing
 from tests.trust.authorities import authority, email, signer
 
 POLICY = {
@@ -34,8 +41,9 @@ POLICY = {
     "identities": {"ci": {"subject": "a@b.c", "issuer": "https://i", "trusted_root": "root.pem"}},
     "rules": [{"stores": ["*"], "require": ["release", "ci"]}],
 }
-PROVENANCE = make_provenance(
-    builder="b", parameters={"model": "m"}, toolchain={"compiler": "gcc"},
+PROVENANCE = make_predicate(
+    kind="compile", builder="b", parameters={"model": "m"}, toolchain={"compiler": "gcc"},
+    command=["neuron-artifacts", "compile", "m"],
     dependencies=[{"name": "model.safetensors", "digest": {"sha256": "0" * 64}}],
     began="2026-01-01T00:00:00Z", ended="2026-01-01T00:00:01Z",
 )  # fmt: skip
@@ -144,14 +152,24 @@ def test_damaged_envelopes(signed: Signed, data: st.DataObject) -> None:
 
 
 @fuzz
-@given(changed(PROVENANCE), changed({"weights": {"files": {"a": {"sha256": "0" * 64}}}}))
-@example({**PROVENANCE, "buildDefinition": {"resolvedDependencies": [{"digest": []}]}}, {})
-def test_provenance(signed: Signed, provenance: Any, document: Any) -> None:
-    signed.put(PROVENANCE_NAME, json.dumps(provenance).encode())
+@given(changed(PROVENANCE), st.booleans(), st.data())
+@example({**PROVENANCE, "buildDefinition": {"resolvedDependencies": [{"digest": []}]}}, False, None)
+def test_provenance(signed: Signed, predicate: Any, more: bool, data: Any) -> None:
+    """Read or refused; what was read contradicts the artifact, which it was not written for."""
+    sha256 = hashlib.sha256((signed.directory / MANIFEST_NAME).read_bytes()).hexdigest()
+    statement: Any = {
+        "_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE, "predicate": predicate,
+        "subject": [{"name": MANIFEST_NAME, "digest": {"sha256": sha256}}],
+    }  # fmt: skip
+    if more:
+        statement = data.draw(changed(statement))
+    signed.put(PROVENANCE_NAME, json.dumps(statement).encode())
     with refusing(CorruptError):
         read = read_provenance(signed.directory)
-        if read and isinstance(document, dict):
-            assert all(line.isprintable() for line in check_provenance(read, document))
+        if read is not None:
+            problems = check_provenance(read, read_manifest(signed.directory))
+            assert problems
+            assert all(line.isprintable() and len(line) < MAX_MESSAGE for line in problems)
 
 
 @fuzz

@@ -64,7 +64,7 @@ def test_a_signature_of_another_artifact_is_corruption(
     other = publish(tmp_path, number=2)
     sign_artifact(other, load_private_key(keys("k")[0], {}))
     shutil.copy(other / SIGNATURE_NAME, artifact / SIGNATURE_NAME)
-    with pytest.raises(CorruptError, match=r"for another artifact\.json"):
+    with pytest.raises(CorruptError, match=r"about another artifact\.json"):
         read_signatures(artifact)
 
 
