@@ -156,7 +156,8 @@ def _confirm(
         return None
     speculation = _speculation(values)
     question = Question(
-        model=values["model"], revision=values["revision"], loader=values["vllm_loader"],
+        model=values["model"], revision=values["revision"], sdk=options.sdk or "",
+        loader=values["vllm_loader"],
         arguments=None if values["vllm_loader"] is None else _arguments(values, options),
         override=override, speculation=speculation, target=target,
     )  # fmt: skip

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts.backends.nxdi.levels import level_of_release
+from neuron_artifacts.backends.nxdi.levels import level_of, level_of_release
 from neuron_artifacts.backends.nxdi.loaders import (
     Speculation,
     VllmArguments,
     is_plugin,
+    names_draft_class,
     neuron_arguments,
     resolve_dtype,
 )
@@ -35,6 +36,7 @@ class Question:
 
     model: str
     revision: str | None
+    sdk: str
     loader: str | None
     arguments: VllmArguments | None
     override: Mapping[str, Any]
@@ -104,7 +106,9 @@ def _request(question: Question) -> dict[str, Any]:
     folder, config = _locate(question.model, question.revision)
     arguments = dict(question.override)
     if question.loader is not None and question.arguments is not None:
-        dtype = resolve_dtype(question.loader, question.arguments.dtype, config)
+        dtype = resolve_dtype(
+            question.loader, question.arguments.dtype, config, level_of(question.sdk)
+        )
         arguments = neuron_arguments(
             question.loader, replace(question.arguments, dtype=dtype), question.override
         )
@@ -115,7 +119,10 @@ def _request(question: Question) -> dict[str, Any]:
     if question.speculation is not None and arguments.get("enable_fused_speculation"):
         draft, _ = _locate(question.speculation.model, None)
         request["draft"] = {"model": draft, "name_or_path": question.speculation.model}
-        if question.loader is not None and not is_plugin(question.loader):
+        if question.loader is not None and names_draft_class(question.loader):
+            overrides = question.override.get("draft_overrides") or {}
+            request["draft"] |= {"names_class": True, "neuron_config": overrides}
+        elif question.loader is not None and not is_plugin(question.loader):
             # The forks set these on the draft, whatever the release has of them.
             request["draft"]["neuron_config"] = {"trace_tokengen_model": True}
             if arguments.get("enable_eagle_speculation"):

@@ -34,11 +34,6 @@ def inference_config(
         NxD Inference would not construct it, or its text cannot be known.
     """
     attributes, attribute_map = load_hf_config(config, name_or_path, level.transformers)
-    if attributes["model_type"] not in _model_types(family):
-        raise UnsupportedModelError(
-            f"model type {attributes['model_type']!r} with NxD Inference's {family.name} classes "
-            "is not known here"
-        )
     neuron = deepcopy(dict(fields))
     _restore_version(attributes, config, level)
     _move_dtype(attributes, neuron, level)
@@ -46,6 +41,7 @@ def inference_config(
     attributes |= {"fused_spec_config": None, "num_cores_per_group": 1}
     if level.since("2.24"):
         attributes["metadata"] = None
+    _require(attributes, family)
     try:
         _derive(attributes, family, level)
     except WRONG_VALUES as error:
@@ -55,9 +51,12 @@ def inference_config(
 
 
 def fused_speculation(
-    family: Family, draft: Mapping[str, Any], draft_path: str, *, level: SdkLevel
-) -> dict[str, Any]:
+    family: Family, draft: Mapping[str, Any], draft_path: str, *, level: SdkLevel,
+    draft_class: Family | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """FusedSpecNeuronConfig: the model class, the draft's configuration and its path.
+
+    ``draft_class`` is the draft's own class where the loader names it, from 2.27 on.
 
     Raises
     ------
@@ -69,7 +68,13 @@ def fused_speculation(
         "draft_config": dict(draft),
         "draft_model_path": draft_path,
     }
-    return {**content, "draft_model_cls": None} if level.since("2.27") else content
+    if level.before("2.27"):
+        return content
+    named = draft_class and {
+        "__module__": draft_class.module,
+        "__name__": draft_class.application_class,
+    }
+    return {**content, "draft_model_cls": named}
 
 
 def render(attributes: Mapping[str, Any]) -> str:
@@ -77,8 +82,14 @@ def render(attributes: Mapping[str, Any]) -> str:
     return json.dumps(attributes, indent=2, sort_keys=True)
 
 
-def _model_types(family: Family) -> tuple[str, ...]:
-    return ("llama", "mistral") if family.name == "llama" else (family.name,)
+def _require(attributes: Mapping[str, Any], family: Family) -> None:
+    names = attributes["attribute_map"]
+    missing = [name for name in family.required if names.get(name, name) not in attributes]
+    if missing:
+        raise SpecError(
+            f"NxD Inference refuses a {attributes['model_type']} configuration for its "
+            f"{family.name} classes: it has no {missing[0]}"
+        )
 
 
 def _restore_version(
@@ -109,7 +120,7 @@ def _move_dtype(attributes: dict[str, Any], neuron: dict[str, Any], level: SdkLe
 
 
 def _derive(attributes: dict[str, Any], family: Family, level: SdkLevel) -> None:
-    neuron = attributes["neuron_config"]
+    neuron, names = attributes["neuron_config"], attributes["attribute_map"]
     if family.name == "llama":
         if neuron["flash_decoding_enabled"]:
             attributes["num_cores_per_group"] = _cores_per_group(
@@ -117,8 +128,9 @@ def _derive(attributes: dict[str, Any], family: Family, level: SdkLevel) -> None
             )
         padded = neuron.get("padded_hidden_size")
         if padded is not None and level.since("2.28"):
-            attributes.setdefault("original_hidden_size", attributes["hidden_size"])
-            attributes["hidden_size"] = padded
+            size = names.get("hidden_size", "hidden_size")
+            attributes.setdefault("original_hidden_size", attributes[size])
+            attributes[size] = padded
     elif family.name == "qwen2":
         attributes |= {"qkv_bias": True, "o_bias": False}
     elif family.name == "qwen3_moe" and level.since("2.27"):
@@ -145,7 +157,10 @@ def _derive_qwen3_moe(attributes: dict[str, Any], neuron: dict[str, Any]) -> Non
 
 def _cores_per_group(attributes: Mapping[str, Any], tp_degree: int, level: SdkLevel) -> int:
     """Flash decoding: how many cores share one key-value head."""
-    heads, kv_heads = attributes["num_attention_heads"], attributes["num_key_value_heads"]
+    names = attributes["attribute_map"]
+    heads, kv_heads = (
+        attributes[names.get(name, name)] for name in ("num_attention_heads", "num_key_value_heads")
+    )
     cores = min(tp_degree, heads)
     if cores % kv_heads or (level.before("2.28") and heads % tp_degree):
         raise SpecError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from neuron_artifacts.backends.nxdi.levels import SdkLevel
 from neuron_artifacts.errors import SpecError, UnsupportedModelError
 
 LOADERS = (
@@ -66,8 +67,8 @@ def neuron_arguments(
     """
     if is_plugin(loader):
         return _plugin_arguments(loader, arguments, dict(deepcopy(override)))
-    if arguments.num_gpu_blocks_override is not None or arguments.max_prompt_length is not None:
-        raise SpecError(f"{loader} takes neither num_gpu_blocks_override nor max_prompt_length")
+    if arguments.max_prompt_length is not None:
+        raise SpecError(f"{loader} does not know max_prompt_length")
     if arguments.speculation is not None:
         return {**_fork_speculation(loader, arguments, override), **deepcopy(override)}
     kwargs = {**_fork_plain(loader, arguments, override), **deepcopy(override)}
@@ -99,10 +100,18 @@ def effective_block_size(loader: str, arguments: VllmArguments, override: Mappin
     return arguments.block_size
 
 
-def draft_fields(loader: str, target: Mapping[str, Any]) -> dict[str, Any]:
+def names_draft_class(loader: str) -> bool:
+    """Whether the draft is built with, and recorded with, the class of its own architecture."""
+    return loader == "vllm-neuron-0.5"
+
+
+def draft_fields(
+    loader: str, target: Mapping[str, Any], override: Mapping[str, Any]
+) -> dict[str, Any]:
     """The draft's NeuronConfig: a copy of the target's with what the loader sets on it.
 
-    The forks set ``trace_tokengen_model`` even where it is no field any more, so it shows.
+    The forks set ``trace_tokengen_model`` even where it is no field any more, so it shows, and so
+    does whatever ``override`` has under ``draft_overrides``.
     """
     draft = deepcopy(dict(target))
     is_eagle = bool(target["enable_eagle_speculation"])
@@ -117,6 +126,8 @@ def draft_fields(loader: str, target: Mapping[str, Any]) -> dict[str, Any]:
         draft["trace_tokengen_model"] = True
         if is_eagle:
             draft["sequence_parallel_enabled"] = False
+    if names_draft_class(loader):
+        draft |= deepcopy(dict(override.get("draft_overrides") or {}))
     return draft
 
 
@@ -214,6 +225,8 @@ def _plugin_arguments(
     kwargs |= override
     for name in ("text_neuron_config", "vision_neuron_config"):
         kwargs.pop(name, None)
+    if names_draft_class(loader):
+        kwargs.pop("draft_overrides", None)
     if "quantized" in override:
         kwargs.setdefault("quantized_checkpoints_path", None)
         kwargs.setdefault("quantization_type", "per_tensor_symmetric")
@@ -267,25 +280,41 @@ def _check_prefix_caching(arguments: VllmArguments, kwargs: Mapping[str, Any]) -
             )
 
 
-def resolve_dtype(loader: str, dtype: str, config: Mapping[str, Any]) -> str:
-    """vLLM's ``--dtype auto``: the model's, except that float32 models are narrowed.
+_DTYPES = {
+    "half": "float16", "float16": "float16", "bfloat16": "bfloat16", "float": "float32",
+    "float32": "float32",
+}  # fmt: skip
+
+
+def resolve_dtype(
+    loader: str, dtype: str, config: Mapping[str, Any], level: SdkLevel | None
+) -> str:
+    """vLLM's ``--dtype``: ``auto`` is the model's, except that float32 models are narrowed.
+
+    Which of ``config.json``'s two spellings vLLM reads depends on the level's transformers; with
+    no level, either will do.
 
     Raises
     ------
     SpecError, UnsupportedModelError
-        The model names no usable dtype, and vLLM would look into the weights.
+        It is not known, or the model names none and vLLM would look into the weights.
     """
     if dtype != "auto":
-        return dtype
-    of_model = config.get("torch_dtype") or config.get("dtype")
-    known = ("float16", "bfloat16", "float32", None)
-    if of_model not in known:
-        raise UnsupportedModelError(f"vLLM does not run dtype {of_model!r} here", hint="--dtype")
+        if dtype not in _DTYPES:
+            raise SpecError(f"vLLM has no dtype {dtype!r} here", hint=f"auto, {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
+    of_model = config.get("torch_dtype")
+    if level is None or level.since("2.27"):
+        of_model = config.get("dtype") or of_model
     is_old = loader.startswith("aws-fork-")
     if of_model is None and not is_old:
         raise SpecError(
-            "config.json names no dtype, so vLLM would look at the weights", hint="give --dtype"
+            "config.json names no dtype that this level's transformers reads, so vLLM would look "
+            "at the weights",
+            hint="give --dtype",
         )
-    if of_model in (None, "float32"):
+    if of_model in (None, "float", "float32"):
         return "float16" if is_old else "bfloat16"
-    return str(of_model)
+    if of_model not in _DTYPES:
+        raise UnsupportedModelError(f"vLLM does not run dtype {of_model!r} here", hint="--dtype")
+    return _DTYPES[str(of_model)]

@@ -108,7 +108,7 @@ def _vllm_arguments(
         tensor_parallel_size=spec.tp_degree,
         max_num_seqs=spec.batch_size,
         max_model_len=spec.seq_len or _default_length(config),
-        dtype=resolve_dtype(loader, spec.torch_dtype, config),
+        dtype=resolve_dtype(loader, spec.torch_dtype, config, None),
         block_size=ours.get("block_size"),
         enable_prefix_caching=bool(
             ours.get("enable_prefix_caching", override.get("is_prefix_caching", False))

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from neuron_artifacts.backends.nxdi.document import fused_speculation, inference_config, render
-from neuron_artifacts.backends.nxdi.families import Family, family_for
+from neuron_artifacts.backends.nxdi.families import Family, draft_family, family_for
 from neuron_artifacts.backends.nxdi.levels import Host, SdkLevel, host_of, level_of
 from neuron_artifacts.backends.nxdi.loaders import (
     LOADERS,
-    Speculation,
     VllmArguments,
     draft_fields,
     effective_block_size,
     is_plugin,
+    names_draft_class,
     neuron_arguments,
     resolve_dtype,
 )
@@ -94,15 +94,18 @@ def vllm_artifact_hash(
     host = host_of(level, target, environ, python)
     site = _Site(family_for(config, loader, level), level, host)
     if loader is None or arguments is None:
-        attributes = site.configure(config, model, site.fill_in(override))
+        attributes = site.configure(config, model, site.fill_in(override), site.family)
         return _digest(attributes, site.notes())
-    arguments = replace(arguments, dtype=resolve_dtype(loader, arguments.dtype, config))
+    arguments = replace(arguments, dtype=resolve_dtype(loader, arguments.dtype, config, level))
     _check_chunked_prefill(loader, level, override)
     fields = site.fill_in(neuron_arguments(loader, arguments, override))
-    attributes = site.configure(config, model, fields)
+    attributes = site.configure(config, model, fields, site.family)
     if _attaches_draft(loader, arguments, fields):
+        if draft_config is None or arguments.speculation is None:
+            raise SpecError("speculation needs the draft model's config.json")
+        draft = draft_fields(loader, attributes["neuron_config"], override)
         attributes["fused_spec_config"] = site.attach(
-            loader, arguments.speculation, attributes["neuron_config"], draft_config
+            loader, arguments.speculation.model, draft, draft_config
         )
     return _digest(attributes, (*_loader_notes(loader, arguments, override), *site.notes()))
 
@@ -119,19 +122,24 @@ class _Site:
         return build_neuron_config(kwargs, family=self.family, level=self.level, host=self.host)
 
     def configure(
-        self, config: Mapping[str, Any], name: str, fields: Mapping[str, Any]
+        self, config: Mapping[str, Any], name: str, fields: Mapping[str, Any], family: Family
     ) -> dict[str, Any]:
-        return inference_config(config, name, fields, family=self.family, level=self.level)
+        return inference_config(config, name, fields, family=family, level=self.level)
 
     def attach(
-        self, loader: str, speculation: Speculation | None, target: Mapping[str, Any],
-        config: Mapping[str, Any] | None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """The draft, built with the target's classes whatever it is itself."""
-        if config is None or speculation is None:
-            raise SpecError("speculation needs the draft model's config.json")
-        draft = self.configure(config, speculation.model, draft_fields(loader, target))
-        return fused_speculation(self.family, draft, speculation.model, level=self.level)
+        self, loader: str, model: str, fields: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The draft: with the target's classes whatever it is itself, or with its own."""
+        own = None
+        if names_draft_class(loader):
+            if self.level.before("2.27"):
+                raise SpecError(
+                    f"{loader} cannot speculate with SDK {self.level.name}",
+                    hint="it names the draft's class, which NxD Inference takes from SDK 2.27 on",
+                )
+            own = draft_family(config, self.family, self.level)
+        draft = self.configure(config, model, fields, own or self.family)
+        return fused_speculation(self.family, draft, model, level=self.level, draft_class=own)
 
     def notes(self) -> tuple[str, ...]:
         if self.family.is_moe and self.level.since("2.24"):

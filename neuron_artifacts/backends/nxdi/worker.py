@@ -242,10 +242,21 @@ def fused_speculation(cls: Any, config: Any, draft: dict[str, Any]) -> Any:
     for name, value in (draft.get("neuron_config") or {}).items():
         setattr(fields, name, value)
     load_config = library("utils.hf_adapter").load_pretrained_config(draft["model"])
-    draft_config = cls.get_config_cls()(fields, load_config=load_config)
+    own, named = cls, {}
+    if draft.get("names_class"):  # vllm-neuron from 0.4.1 on
+        own = draft_class(cls, draft["model"])
+        named = {"draft_model_cls": own}
+    draft_config = own.get_config_cls()(fields, load_config=load_config)
     return library("models.config").FusedSpecNeuronConfig(
-        cls._model_cls, draft_config=draft_config, draft_model_path=draft["model"]
+        cls._model_cls, draft_config=draft_config, draft_model_path=draft["model"], **named
     )
+
+
+def draft_class(target: Any, folder: str) -> Any:
+    try:
+        return model_class({}, folder)
+    except ValueError:
+        return target
 
 
 def model_class(request: Request, folder: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from neuron_artifacts.backends.nxdi.levels import level_of
 from neuron_artifacts.backends.nxdi.loaders import (
     LOADERS,
     Speculation,
@@ -108,7 +109,7 @@ def test_blocks_and_overrides(
          {"block_size": 32, "enable_prefix_caching": True, "num_gpu_blocks_override": 63}, {}),
         ("vllm-neuron-0.2", {"max_prompt_length": 128}, {}),
         ("vllm-neuron-0.5", {"max_prompt_length": 128}, {"max_context_length": 256}),
-        ("vllm-main", {"num_gpu_blocks_override": 4}, {}),
+        ("vllm-main", {"max_prompt_length": 4}, {}),
     ],
 )  # fmt: skip
 def test_what_the_loaders_refuse(
@@ -130,31 +131,47 @@ def test_drafts(loader: str) -> None:
         "enable_eagle_speculation": False, "draft_model_modules_to_not_convert": ["fc"],
         "sequence_parallel_enabled": True,
     }  # fmt: skip
-    draft = draft_fields(loader, target)
+    draft = draft_fields(loader, target, {})
     assert draft["speculation_length"] == 0
     assert draft["modules_to_not_convert"] == ["fc"]
     assert ("trace_tokengen_model" in draft) == (not loader.startswith("vllm-neuron"))
-    eagle = draft_fields(loader, {**target, "enable_eagle_speculation": True})
+    overrides = {"draft_overrides": {"sequence_parallel_enabled": "x"}}
+    eagle = draft_fields(loader, {**target, "enable_eagle_speculation": True}, {})
     assert (eagle["speculation_length"], eagle["is_eagle_draft"]) == (5, True)
+    overridden = draft_fields(loader, target, overrides)["sequence_parallel_enabled"]
+    assert (overridden == "x") == (loader == "vllm-neuron-0.5")
     assert eagle["sequence_parallel_enabled"] is loader.startswith("vllm-neuron")
 
 
 @pytest.mark.parametrize(
-    ("loader", "config", "expected"),
+    ("loader", "sdk", "config", "expected"),
     [
-        ("vllm-main", {"torch_dtype": "bfloat16"}, "bfloat16"),
-        ("vllm-main", {"dtype": "float16"}, "float16"),
-        ("aws-fork-2.24", {"torch_dtype": "float32"}, "float16"),
-        ("aws-fork-2.24", {}, "float16"),
-        ("vllm-main", {"torch_dtype": "float32"}, "bfloat16"),
-        ("vllm-neuron-0.2", {}, None),
-        ("vllm-neuron-0.2", {"torch_dtype": "float64"}, None),
+        ("vllm-main", "2.26", {"torch_dtype": "bfloat16"}, "bfloat16"),
+        ("vllm-main", "2.27", {"dtype": "float16"}, "float16"),
+        ("vllm-main", "2.26", {"dtype": "float16"}, None),
+        ("vllm-neuron-0.5", "2.29", {"dtype": "float16", "torch_dtype": "bfloat16"}, "float16"),
+        ("vllm-neuron-0.2", "2.26", {"dtype": "float16", "torch_dtype": "bfloat16"}, "bfloat16"),
+        ("aws-fork-2.24", "2.24", {"dtype": "bfloat16"}, "float16"),
+        ("aws-fork-2.24", "2.24", {"torch_dtype": "float32"}, "float16"),
+        ("aws-fork-2.24", "2.24", {}, "float16"),
+        ("vllm-main", "2.24", {"torch_dtype": "float32"}, "bfloat16"),
+        ("vllm-neuron-0.2", "2.26", {}, None),
+        ("vllm-neuron-0.2", "2.26", {"torch_dtype": "float64"}, None),
     ],
 )
-def test_auto_dtype(loader: str, config: dict[str, Any], expected: str | None) -> None:
+def test_auto_dtype(loader: str, sdk: str, config: dict[str, Any], expected: str | None) -> None:
+    level = level_of(sdk)
     if expected is None:
         with pytest.raises(NeuronArtifactsError):
-            resolve_dtype(loader, "auto", config)
+            resolve_dtype(loader, "auto", config, level)
     else:
-        assert resolve_dtype(loader, "auto", config) == expected
-    assert resolve_dtype(loader, "float32", config) == "float32"
+        assert resolve_dtype(loader, "auto", config, level) == expected
+    assert resolve_dtype(loader, "float32", config, level) == "float32"
+
+
+def test_names_of_dtypes() -> None:
+    named = {n: resolve_dtype("vllm-main", n, {}, None) for n in ("half", "float", "bfloat16")}
+    assert named == {"half": "float16", "float": "float32", "bfloat16": "bfloat16"}
+    with pytest.raises(SpecError):
+        resolve_dtype("vllm-main", "int8", {}, None)
+    assert resolve_dtype("vllm-main", "auto", {"dtype": "float16"}, None) == "float16"

@@ -21,6 +21,8 @@ VECTORS = list(each("vectors"))
 RANDOM = list(each("random"))
 MODELS = read("vectors")["models"]
 RANDOM_MODELS = read("random")["models"]
+LOADED = list(each("loaders"))
+LOADED_MODELS = read("loaders")["models"]
 LLAMA = MODELS["tiny-llama"]
 OPTIONS = VllmArguments(2, 4, 512, "bfloat16")
 
@@ -53,6 +55,17 @@ def test_random_options(case: Mapping[str, Any], sdk: str, expected: str | None)
             compute(case, sdk, RANDOM_MODELS)
     else:
         assert compute(case, sdk, RANDOM_MODELS).md5 == expected
+
+
+@pytest.mark.parametrize(
+    ("case", "sdk", "expected"), [v[1:] for v in LOADED], ids=[v[0] for v in LOADED]
+)
+def test_real_loaders(case: Mapping[str, Any], sdk: str, expected: str | None) -> None:
+    if expected is None:
+        with pytest.raises(NeuronArtifactsError):
+            compute(case, sdk, LOADED_MODELS)
+    else:
+        assert compute(case, sdk, LOADED_MODELS).md5 == expected
 
 
 def test_hash_published_from_a_real_host() -> None:
@@ -167,7 +180,6 @@ def test_wrong_values_are_refused(changes: dict[str, Any]) -> None:
         ({**LLAMA, "architectures": ["MllamaForConditionalGeneration"]}, {}),
         ({**LLAMA, "architectures": None}, {}),
         ({**LLAMA, "model_type": "gemma3"}, {}),
-        ({**LLAMA, "model_type": "qwen2"}, {}),  # a Llama architecture over another class
         (MODELS["tiny-qwen2"], {"sdk": "2.23"}),
         (MODELS["tiny-qwen3"], {"sdk": "2.24"}),
         (MODELS["tiny-mistral"], {}),

@@ -14,7 +14,7 @@ DATA = Path(__file__).parents[2] / "data" / "vllm_hashes"
 
 
 def read(name: str) -> Mapping[str, Any]:
-    """``vectors`` or ``random``: models by name, and cases with an md5 per SDK level."""
+    """``vectors``, ``random`` or ``loaders``: models, and cases with an md5 per SDK level."""
     content: Mapping[str, Any] = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
     return content
 
@@ -30,7 +30,7 @@ def compute(case: Mapping[str, Any], sdk: str, models: Mapping[str, Any]) -> Vll
     loader = case.get("loader")
     draft = case.get("vllm", {}).get("spec", {}).get("draft")
     return vllm_artifact_hash(
-        models[case["model"]],
+        models[case.get("config", case["model"])],
         model=case["model"],
         sdk=sdk,
         loader=loader,
