@@ -91,7 +91,7 @@ def serve_vllm(artifact: Path, flags: VllmFlags, *, as_json: bool) -> int:
     options = Options(
         flags.host, flags.port, flags.names, flags.loader, flags.rank,
         master_address(flags.master), (*certificates, *flags.extra), flags.shutdown_timeout,
-        flags.ready_timeout,
+        flags.ready_timeout, master_port(),
     )  # fmt: skip
     environ = dict(os.environ)
     if flags.api_key:
@@ -118,6 +118,10 @@ def choose_for(manifest: Manifest, python: str | None) -> Toolchain:
 
 def master_address(told: str | None) -> str | None:
     return told or os.environ.get("MASTER_ADDR")
+
+
+def master_port() -> str | None:
+    return os.environ.get("MASTER_PORT")
 
 
 def _announce(

@@ -11,7 +11,14 @@ import typer
 
 from neuron_artifacts.cli import _output
 from neuron_artifacts.cli._options import AsJson
-from neuron_artifacts.cli._serve_vllm import Loader, Master, Python, Rank, master_address
+from neuron_artifacts.cli._serve_vllm import (
+    Loader,
+    Master,
+    Python,
+    Rank,
+    master_address,
+    master_port,
+)
 
 if TYPE_CHECKING:
     from neuron_artifacts.artifact import Manifest
@@ -50,7 +57,10 @@ def env_command(
     manifest = read_manifest(directory)
     served = read_served(manifest)
     root = cache_root(manifest, os.environ)
-    site = Site(host, port, tuple(served_model_name or ()), root, rank, master_address(master_addr))
+    site = Site(
+        host, port, tuple(served_model_name or ()), root, rank, master_address(master_addr),
+        master_port(),
+    )  # fmt: skip
     recipe = make_recipe(served, directory.absolute(), vllm_loader, site)
     _show(manifest, recipe, _before(directory.absolute(), root), python or "python", as_json)
     return 0

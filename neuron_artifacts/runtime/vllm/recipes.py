@@ -24,10 +24,15 @@ from neuron_artifacts.runtime.vllm.served import (
 )
 
 SERVER = ("-m", "vllm.entrypoints.openai.api_server")
+WORKER = ("examples/neuron/multi_node/worker.py",)
+"""What the nodes of several run that do not serve; it lies in the fork's sources only."""
 ROOT_COMM_PORT = 63423
 """Where the ranks of several nodes meet (fork, ``examples/neuron/multi_node/launch_script.py``)."""
+MASTER_PORT = "65111"
+"""Where their workers do, unless the caller says (NxD Inference, ``examples/multi_node.md``)."""
 CACHE_VARIABLE, RANK_VARIABLE = "VLLM_CACHE_ROOT", "NEURON_RANK_ID"
 
+_WORKER_NOTE = "only node 0 serves: this worker lies in the sources of AWS's fork, so run it there"
 _VLLM_OPTIONS = ("block_size", "enable_prefix_caching", "num_gpu_blocks_override")
 _LORA_OPTIONS = ("lora_modules", "max_loras", "max_lora_rank")
 _REWRITES = ("NXD_LAYOUT_TRANSFORMATION_OPTIONS",)
@@ -44,7 +49,7 @@ class Site:
     """Where a server is to listen and what it calls the model; ``None`` leaves it to vLLM.
 
     ``cache_root`` is where vllm-neuron looks for graphs, ``rank`` the node of a deployment of
-    several and ``master`` the address of its first.
+    several, ``master`` the address of its first, and ``master_port`` where all their workers meet.
     """
 
     host: str | None = None
@@ -53,6 +58,7 @@ class Site:
     cache_root: Path | None = None
     rank: int | None = None
     master: str | None = None
+    master_port: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,19 @@ def _nxdi(served: Served, directory: Path, loader: str, site: Site) -> Recipe:
             f"prompts of more than {served.max_context_length} tokens fail in the model: this "
             "vLLM takes no shorter limit for prompts"
         )
+    if _WORKER_NOTE in notes:
+        arguments = _as_worker(arguments)
     return Recipe(loader, environ, _REWRITES, tuple(arguments), tuple(notes))
+
+
+def _as_worker(arguments: list[str]) -> list[str]:
+    """The same engine without the server, which alone has an address."""
+    rest = arguments[len(SERVER) :]
+    for name in ("--host", "--port"):
+        if name in rest:
+            at = rest.index(name)
+            del rest[at : at + 2]
+    return [*WORKER, *rest]
 
 
 def _native(served: Served, directory: Path, site: Site) -> Recipe:
@@ -282,30 +300,38 @@ def _multi_node(
             f"the artifact lacks rank {missing[0]}",
             hint="use the artifact that was compiled for this node",
         )
-    if not site.master:
-        raise UsageError(
-            "several nodes need the address of the first",
-            hint="give --master-addr or set MASTER_ADDR",
-        )
     environ = {
         "ENABLE_NEURON_MULTI_NODE": "true",
         "WORLD_SIZE": str(ranks.nodes),
         RANK_VARIABLE: str(node),
         "NEURON_LOCAL_TP": str(ranks.count),
-        "NEURON_RT_ROOT_COMM_ID": f"{site.master}:{ROOT_COMM_PORT}",
-        "MASTER_ADDR": site.master,
+        **_meeting_place(site),
     }
     override = {
         "world_size": ranks.world, "tp_degree": served.tp_degree,
         "local_ranks_size": ranks.count, "start_rank_id": start,
     }  # fmt: skip
-    notes = []
-    if node:
-        notes.append(
-            "only node 0 serves; on the others run examples/neuron/multi_node/worker.py of the "
-            "fork with the same arguments instead of the API server"
+    return environ, override, [_WORKER_NOTE] if node else []
+
+
+def _meeting_place(site: Site) -> dict[str, str]:
+    """Where ranks meet (the runtime's) and where workers do: torch's env:// takes two variables.
+
+    (Fork: ``vllm/worker/neuron_worker.py`` and ``examples/neuron/multi_node``.)
+    """
+    port = site.master_port or MASTER_PORT
+    if not site.master:
+        raise UsageError(
+            "several nodes need the address of the first",
+            hint="give --master-addr or set MASTER_ADDR",
         )
-    return environ, override, notes
+    if not port.isdecimal():  # Kubernetes sets tcp://… for a service that is called master
+        raise UsageError(f"MASTER_PORT={port} is not a port", hint="set it to a free port there")
+    return {
+        "NEURON_RT_ROOT_COMM_ID": f"{site.master}:{ROOT_COMM_PORT}",
+        "MASTER_ADDR": site.master,
+        "MASTER_PORT": port,
+    }
 
 
 def _precision(served: Served) -> dict[str, str]:

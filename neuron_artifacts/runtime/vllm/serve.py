@@ -52,6 +52,7 @@ class Options:
     extra: tuple[str, ...] = ()
     shutdown_timeout: float = 30.0
     ready_timeout: float | None = None
+    master_port: str | None = None
 
 
 def serve_with_vllm(
@@ -91,7 +92,7 @@ def serve_with_vllm(
         directory.mkdir()
         site = Site(
             options.host, port, options.names, cache_root(manifest, environ), options.rank,
-            options.master,
+            options.master, options.master_port,
         )  # fmt: skip
         recipe = make_recipe(served, offered, loader, site)
         if recipe.environ.get(RANK_VARIABLE, "0") != "0":

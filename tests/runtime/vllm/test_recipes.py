@@ -205,18 +205,32 @@ NODES = {"tp_degree": 64, "fields": {"world_size": 64}}
 @pytest.mark.parametrize(("rank", "start"), [(None, 32), (0, 0), (1, 32)])
 def test_a_node_of_several(rank: int | None, start: int) -> None:
     layout = {"start_rank_id": 32, "local_ranks_size": 32}
-    site = Site(rank=rank, master="10.0.0.1")
+    site = Site("0.0.0.0", 80, rank=rank, master="10.0.0.1")
     made = recipe("aws-fork-2.24", site=site, layout=layout, shards=range(64), **NODES)
     assert made.environ["ENABLE_NEURON_MULTI_NODE"] == "true"
     assert made.environ["WORLD_SIZE"] == "2", "processes, not cores"
     assert made.environ["NEURON_RANK_ID"] == str(start // 32)
     assert made.environ["NEURON_LOCAL_TP"] == "32"
     assert made.environ["NEURON_RT_ROOT_COMM_ID"] == "10.0.0.1:63423"
+    assert made.environ["MASTER_ADDR"] == "10.0.0.1"
+    assert made.environ["MASTER_PORT"] == "65111", "torch's env:// takes both"
     assert override(made) == {
         "world_size": 64, "tp_degree": 64, "local_ranks_size": 32, "start_rank_id": start,
     }  # fmt: skip
     assert flag(made, "--tensor-parallel-size") is None
     assert bool(made.notes) == (start == 32)
+    serves = made.arguments[:2] == ("-m", "vllm.entrypoints.openai.api_server")
+    assert serves == (start == 0), "the other nodes run a worker"
+    assert [flag(made, name) for name in ("--host", "--port")] == (
+        ["0.0.0.0", "80"] if serves else [None, None]
+    )
+
+
+def test_where_workers_meet_may_be_told() -> None:
+    layout = {"start_rank_id": 0, "local_ranks_size": 32}
+    site = Site(master="a", master_port="4000")
+    made = recipe("aws-fork-2.24", site=site, layout=layout, shards=range(32), **NODES)
+    assert made.environ["MASTER_PORT"] == "4000"
 
 
 @pytest.mark.parametrize(
@@ -224,6 +238,7 @@ def test_a_node_of_several(rank: int | None, start: int) -> None:
     [
         ("vllm-neuron-0.5", Site(master="a"), IncompatibleError, "runs on one node"),
         ("aws-fork-2.24", Site(), UsageError, "address of the first"),
+        ("aws-fork-2.24", Site(master="a", master_port="tcp://b:1"), UsageError, "is not a port"),
         ("aws-fork-2.24", Site(rank=2, master="a"), UsageError, "no rank 2"),
         ("aws-fork-2.24", Site(rank=1, master="a"), IncompatibleError, "lacks rank 32"),
     ],
