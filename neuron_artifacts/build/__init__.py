@@ -14,6 +14,7 @@ from neuron_artifacts.build.directory import DirectoryJob
 from neuron_artifacts.build.graphs import GraphJob
 from neuron_artifacts.build.job import Outcome
 from neuron_artifacts.build.known import refuse_known_failure, remembering_failure
+from neuron_artifacts.build.lenders import holding_lenders
 from neuron_artifacts.build.lookup import (
     check_build,
     destination_of,
@@ -92,7 +93,7 @@ def compile_artifact(
             decision = look_up(resolved, store, destination, force=force and not waits.seen)
         if _is_final(decision, destination):
             return replace(_hit(decision, clock), waited=waits.seen)
-        with remembering_failure(resolved, store):
+        with remembering_failure(resolved, store), holding_lenders(decision, store):
             outcome = _carry_out(resolved, store, destination, decision, clock)
     if share:
         with clock.phase("push"):

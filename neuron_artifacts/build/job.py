@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from neuron_artifacts.key import canonical_json
 from neuron_artifacts.model.snapshot import CONFIG_NAME
 from neuron_artifacts.plan import Decision, GraphStep
 from neuron_artifacts.store import LocalStore, Staging
+from neuron_artifacts.store.staging import rename_without_replacing
 
 
 @dataclass(frozen=True)
@@ -152,13 +154,11 @@ class BuildJob(ABC):
 
     def _publish(self, staging: Staging, manifest: Manifest, set_aside: list[Path]) -> Manifest:
         """Publish, making way first; whoever else published the same key meanwhile has won."""
+        staging.complete(manifest, sidecars=describe_build(self.resolved, manifest, self._began))
         for _ in range(3):
-            if self._must_make_way():
-                set_aside.append(self.store.set_aside(self.destination))
-                self.observe(Note(f"what lay there was set aside as {set_aside[-1]}"))
-            sidecars = describe_build(self.resolved, manifest, self._began)
-            if staging.publish(manifest, self.destination, sidecars=sidecars):
-                return manifest
+            with self._making_way(set_aside):
+                if staging.publish(manifest, self.destination):
+                    return manifest
             verdict = check_artifact(
                 self.destination, "full", digests=self.store.digests, host=False
             )
@@ -167,6 +167,22 @@ class BuildJob(ABC):
         raise StoreError(
             f"{self.destination} cannot be published: something else keeps it occupied"
         )
+
+    @contextmanager
+    def _making_way(self, set_aside: list[Path]) -> Iterator[None]:
+        """What lies there is set aside, and comes back if nothing can take its place."""
+        if not self._must_make_way():
+            yield
+            return
+        aside = self.store.set_aside(self.destination)
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                rename_without_replacing(aside, self.destination)
+            raise
+        set_aside.append(aside)
+        self.observe(Note(f"what lay there was set aside as {aside}"))
 
     def _must_make_way(self) -> bool:
         verdict = check_artifact(self.destination, "full", digests=self.store.digests, host=False)

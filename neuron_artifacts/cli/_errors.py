@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.errors import CompileError, ExitCode, NeuronArtifactsError
+from neuron_artifacts.errors import CompileError, ExitCode, NeuronArtifactsError, ResourceError
 
 DEBUG_VARIABLE = "NEURON_ARTIFACTS_DEBUG"
 
@@ -46,6 +46,9 @@ def _unexpected(error: Exception) -> NeuronArtifactsError:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return NeuronArtifactsError(f"{where}{error.strerror or error}")
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        hint = "raise the limit of processes (ulimit -u, or pids.max of the container)"
+        return ResourceError("no further thread may be started", hint=hint)
     return NeuronArtifactsError(
         f"this is a bug: {type(error).__name__}: {error}",
         hint=f"please report it with what {DEBUG_VARIABLE}=1 prints",

@@ -49,6 +49,7 @@ class Staging:
     def __init__(self, parent: Path, label: str, digests: DigestCache) -> None:
         self._digests = digests
         self._files: dict[str, FileEntry] = {}
+        self._is_complete = False
         with storing(parent):
             parent.mkdir(parents=True, exist_ok=True)
             self.path = parent / f"{label}-{Owner.current().token}-{secrets.token_hex(4)}"
@@ -145,6 +146,16 @@ class Staging:
         self._seal(name, target, sha256, role, keep_mode=how == "hardlink")
         return how
 
+    def complete(self, manifest: Manifest, *, sidecars: Mapping[str, bytes] | None = None) -> None:
+        """Write what comes last and sync it all, so that nothing but a rename is left to do."""
+        with storing(self.path):
+            for name, content in (sidecars or {}).items():
+                self._write_synced(self.path / name, content)
+            self._write_synced(self.path / MANIFEST_NAME, manifest.dump())
+            for folder in sorted({self.path, *(p for p in self.path.rglob("*") if p.is_dir())}):
+                sync_directory(folder)
+        self._is_complete = True
+
     def publish(
         self, manifest: Manifest, destination: Path, *, sidecars: Mapping[str, bytes] | None = None
     ) -> bool:
@@ -154,11 +165,8 @@ class Staging:
         artifact that its manifest does not list.
         """
         with storing(destination):
-            for name, content in (sidecars or {}).items():
-                self._write_synced(self.path / name, content)
-            self._write_synced(self.path / MANIFEST_NAME, manifest.dump())
-            for folder in sorted({self.path, *(p for p in self.path.rglob("*") if p.is_dir())}):
-                sync_directory(folder)
+            if not self._is_complete:
+                self.complete(manifest, sidecars=sidecars)
             destination.parent.mkdir(parents=True, exist_ok=True)
             _remove_if_empty(destination)
             if not rename_without_replacing(self.path, destination):
