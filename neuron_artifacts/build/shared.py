@@ -17,11 +17,15 @@ from neuron_artifacts.trust.policy import load_policy, require_trust
 
 @dataclass(frozen=True)
 class Share:
-    """A remote store to read through, by the name it was asked for; ``push`` also writes back."""
+    """A remote store to read through, by the name it was asked for; ``push`` also writes back.
+
+    ``names`` is all that a policy may call it.
+    """
 
     name: str
     remote: RemoteStore
     push: bool = False
+    names: tuple[str, ...] = ()
 
 
 def pull_trusted(
@@ -32,7 +36,7 @@ def pull_trusted(
     destination: Path | None = None,
     observe: Observer = ignore,
 ) -> Pulled:
-    """Pull an artifact and ask the policy about it; what it does not trust is set aside.
+    """Pull an artifact that the policy trusts; of another nothing but the manifest is read.
 
     Raises
     ------
@@ -41,21 +45,23 @@ def pull_trusted(
     MissError, CorruptError, RemoteError, ResourceError, StoreError
         As :func:`~neuron_artifacts.remote.pull_artifact`.
     """
-    policy = load_policy()
-    pulled = pull_artifact(share.remote, key, store, destination=destination, observe=observe)
-    try:
-        require_trust(
-            pulled.path, policy.required(share.name, share.remote.url, str(pulled.path.absolute()))
-        )
-    except UntrustedError as error:
-        if pulled.already_there:
-            raise
-        aside = store.set_aside(pulled.path)
-        raise UntrustedError(
-            f"{error.message}; it was pulled from {share.name} and set aside as {aside}",
-            hint=error.hint,
-        ) from None
-    return pulled
+    destination = destination or store.path(key)
+    required = load_policy().required(
+        share.name, *share.names, share.remote.url, str(destination.absolute())
+    )
+
+    def approve(directory: Path) -> None:
+        try:
+            require_trust(directory, required)
+        except UntrustedError as error:
+            here = f"{key} of {share.name}"
+            raise UntrustedError(
+                error.message.replace(str(directory), here), hint=error.hint
+            ) from None
+
+    return pull_artifact(
+        share.remote, key, store, destination=destination, approve=approve, observe=observe
+    )
 
 
 def fetch_instead(

@@ -94,22 +94,17 @@ def _open_share(remote: str | None, push: bool) -> Any:
             raise UsageError("--push needs --remote NAME")
         return None
     from neuron_artifacts.build import Share
-    from neuron_artifacts.remote import open_remote
+    from neuron_artifacts.remote import names_of, open_remote
 
-    return Share(remote, open_remote(remote), push)
+    return Share(remote, open_remote(remote), push, names_of(remote))
 
 
 def _preflight(spec: CompileSpec, as_json: bool) -> int:
-    from neuron_artifacts.build import destination_of, examine_build, look_up, resolve_request
+    from neuron_artifacts.build.examine import examine_request
     from neuron_artifacts.cli._findings import print_findings
-    from neuron_artifacts.store import LocalStore
 
     with show_progress() as observe:
-        resolved = resolve_request(spec, observe=observe, weights=False)
-        store = LocalStore(Path(spec.store))
-        destination = destination_of(spec, store, resolved.key.key, os.environ)
-        decision = look_up(resolved, store, destination)
-        findings = examine_build(resolved, decision, destination, os.environ)
+        findings = examine_request(spec, environ=os.environ, observe=observe)
     return print_findings(findings, as_json=as_json)
 
 

@@ -30,13 +30,13 @@ def pull_command(
     where it was.
     """
     from neuron_artifacts.build.shared import Share, pull_trusted
-    from neuron_artifacts.remote import find_key, open_remote
+    from neuron_artifacts.remote import find_key, names_of, open_remote
     from neuron_artifacts.store import LocalStore
 
     remote, local = open_remote(source), LocalStore(Path(store))
     wanted = [find_key(key, remote) for key in keys]
     with show_progress() as observe:
-        share = Share(source or remote.url, remote)
+        share = Share(source or remote.url, remote, names=names_of(source))
         pulled = [pull_trusted(share, key, local, observe=observe) for key in wanted]
     if as_json:
         _output.print_json({"remote": remote.url, "pulled": [vars(one) for one in pulled]})

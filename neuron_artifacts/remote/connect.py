@@ -36,6 +36,21 @@ def open_remote(name: str | None = None, environ: Mapping[str, str] | None = Non
     return open_url(remotes[name], environ)
 
 
+def names_of(name: str | None, environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """All that the store :func:`open_remote` gives is called: what was asked for, names, URL.
+
+    A rule about a name must hold as well for who asks by the URL, or for the only store there is.
+    """
+    remotes = read_remotes(environ)
+    if name is None and len(remotes) == 1:
+        name = next(iter(remotes))
+    if name is None:
+        return ()
+    url = remotes.get(name) or check_url(name)
+    others = [other for other, place in remotes.items() if place == url]
+    return tuple(dict.fromkeys((name, *others, url)))
+
+
 def open_url(url: str, environ: Mapping[str, str] | None = None) -> RemoteStore:
     """The remote store at a URL."""
     from pathlib import Path

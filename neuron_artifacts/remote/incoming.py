@@ -105,8 +105,9 @@ class Incoming:
         return mine
 
 
-def collect_incoming(store: Path) -> None:
-    """Remove what nobody came back for, and what is part of an artifact already."""
+def find_orphans(store: Path) -> list[Path]:
+    """Files that nobody came back for, and those that are part of an artifact already."""
+    found = []
     with suppress(OSError):
         for path in (store / FOLDER).iterdir():
             with suppress(OSError):
@@ -114,7 +115,15 @@ def collect_incoming(store: Path) -> None:
                     continue
                 status = path.stat()
                 if status.st_nlink > 1 or time.time() - status.st_mtime > KEEP_SECONDS:
-                    path.unlink()
+                    found.append(path)
+    return found
+
+
+def collect_incoming(store: Path) -> None:
+    """Remove what :func:`find_orphans` finds."""
+    for path in find_orphans(store):
+        with suppress(OSError):
+            path.unlink()
 
 
 class _Arriving:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neuron_artifacts.artifact import FileEntry
-from neuron_artifacts.errors import (
-    CorruptError,
-    MissError,
-    StoreError,
-)
+from neuron_artifacts.artifact import MANIFEST_NAME, FileEntry
+from neuron_artifacts.errors import CorruptError, MissError, StoreError
 from neuron_artifacts.events import Note, Observer, ignore
 from neuron_artifacts.remote.arrival import check_space, is_whole, publish_staged
 from neuron_artifacts.remote.incoming import Incoming, collect_incoming
@@ -43,6 +40,13 @@ class Pulled:
     seconds: float = 0.0
 
 
+Approve = Callable[[Path], object]
+
+
+def _approve_all(_directory: Path) -> None:
+    """Nobody is asked."""
+
+
 def read_remote(remote: RemoteStore, key: str) -> RemoteManifest:
     """What a remote store holds under a key.
 
@@ -68,12 +72,14 @@ def pull_artifact(
     store: LocalStore,
     *,
     destination: Path | None = None,
+    approve: Approve = _approve_all,
     observe: Observer = ignore,
 ) -> Pulled:
     """Make an artifact of a remote store visible here, whole or not at all.
 
-    Every byte is checked against the manifest's digests before. What lies broken at the
-    destination is set aside.
+    ``approve`` is asked first, with a directory that holds the manifest and its signatures; what
+    it raises ends the pull before a single listed file travels. Every byte is checked against the
+    manifest's digests. What lies broken at the destination is set aside.
 
     Raises
     ------
@@ -88,11 +94,14 @@ def pull_artifact(
     began = time.monotonic()
     destination = destination or store.path(key)
     if is_whole(destination, key, store):
+        approve(destination)
         collect_incoming(destination.parent)
         return Pulled(key, destination, already_there=True, seconds=time.monotonic() - began)
     with Incoming(destination.parent, store.digests) as incoming:
         with store.stage(key, destination) as staging:
             pull = _Pull(remote, read_remote(remote, key), store, staging, incoming, observe)
+            pull.lay_sidecars()
+            approve(staging.path)
             pull.run()
             listed = pull.whole.artifact_json
             set_aside = publish_staged(staging, pull.manifest, listed, store, destination)
@@ -116,18 +125,29 @@ class _Pull:
         self._staging, self._incoming, self._observe = staging, incoming, observe
         self._linked = self._from_hub = 0
 
+    def lay_sidecars(self) -> None:
+        """Put the manifest and what is said about it into the staging directory."""
+        sidecars = {sidecar.sha256: sidecar for sidecar in self.whole.sidecars}
+        found = self._fetch_all(sidecars, ignore)
+        with storing(self._staging.path):
+            self._staging.reserve(MANIFEST_NAME).write_bytes(self.whole.artifact_json)
+            for sidecar in self.whole.sidecars:
+                shutil.copyfile(found[sidecar.sha256], self._staging.reserve(sidecar.path))
+
     def run(self) -> None:
+        """Link or fetch every file that the manifest lists."""
         lacking = self._link_local()
         check_space(self._staging, sum({f.sha256: f.size for f in lacking}.values()))
-        entries: list[FileEntry | Sidecar] = [*lacking, *self.whole.sidecars]
-        wanted = {entry.sha256: entry for entry in entries}
-        self._meter = Meter("pulling", sum(e.size for e in wanted.values()), self._observe)
-        found = dict(zip(wanted, in_parallel(self._fetch, wanted.values()), strict=True))
+        found = self._fetch_all({file.sha256: file for file in lacking}, self._observe)
         for file in lacking:
             self._place(found[file.sha256], file)
-        for sidecar in self.whole.sidecars:
-            with storing(self._staging.path):
-                shutil.copyfile(found[sidecar.sha256], self._staging.reserve(sidecar.path))
+
+    def _fetch_all(
+        self, wanted: Mapping[str, FileEntry | Sidecar], observe: Observer
+    ) -> dict[str, Path]:
+        meter = Meter("pulling", sum(entry.size for entry in wanted.values()), observe)
+        paths = in_parallel(lambda entry: self._fetch(entry, meter), wanted.values())
+        return dict(zip(wanted, paths, strict=True))
 
     def outcome(self, destination: Path) -> Pulled:
         return Pulled(
@@ -159,16 +179,16 @@ class _Pull:
     def _place(self, source: Path, file: FileEntry) -> None:
         self._staging.place(source, file.path, file.role, sha256=file.sha256, may_hardlink=True)
 
-    def _fetch(self, entry: FileEntry | Sidecar) -> Path:
+    def _fetch(self, entry: FileEntry | Sidecar, meter: Meter) -> Path:
         reference = self.whole.references.get(entry.sha256)
         if reference:
-            path = fetch_reference(reference, entry.size, self._meter.add)
+            path = fetch_reference(reference, entry.size, meter.add)
             self._from_hub += entry.size
             return path
         return self._incoming.fetch(
             entry.sha256, entry.size,
             lambda start: self._remote.read(entry.sha256, entry.size, start),
-            self._remote.url, self._meter.add,
+            self._remote.url, meter.add,
         )  # fmt: skip
 
 

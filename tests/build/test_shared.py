@@ -79,7 +79,7 @@ def test_its_trouble_never_fails_a_build(shared: Path, tmp_path: Path) -> None:
     assert any("not pushed to prod" in note for note in notes)
 
 
-def test_what_the_policy_does_not_trust_is_set_aside(
+def test_what_the_policy_does_not_trust_never_arrives(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     private, _ = generate_keys(tmp_path / "release", {})
@@ -92,8 +92,7 @@ def test_what_the_policy_does_not_trust_is_set_aside(
     with pytest.raises(UntrustedError, match="must be signed by release"):
         build(shared, tmp_path / "store", shared / "remote")
     store = LocalStore(tmp_path / "store")
-    assert store.directories() == []
-    assert len(list((store.root / ".set-aside").iterdir())) == 1
+    assert _files_of_artifacts(store) == []
     everywhere = tmp_path / "everywhere.yaml"
     everywhere.write_text(policy.read_text().replace("[prod]", "['*']"))
     pulled = run(
@@ -111,6 +110,41 @@ def test_what_the_policy_does_not_trust_is_set_aside(
     pushed = run("push", signed, "--to", f"file://{remote}", cwd=tmp_path)
     assert pushed.code == 0, pushed.err
     assert build(shared, tmp_path / "store", remote).fetched_from == "prod"
+
+
+@pytest.mark.parametrize("asked", ["prod", "the url", None])
+def test_a_rule_about_a_name_holds_however_the_store_is_called(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    """Nothing but the manifest is read of what nobody vouches for: no file is even asked for."""
+    monkeypatch.setenv("NEURON_ARTIFACTS_CONFIG", str(tmp_path / "remotes.yaml"))
+    generate_keys(tmp_path / "release", {})
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "keys: {release: release.pub}\nrules: [{stores: [prod], require: [release]}]\n"
+    )
+    monkeypatch.setenv("NEURON_ARTIFACTS_POLICY", str(policy))
+    url = f"file://{shutil.copytree(shared / 'remote', tmp_path / 'remote')}"
+    ((there, manifest),) = LocalStore(shared / "first").manifests()
+    for file in manifest.files:
+        (tmp_path / "remote/cas/sha256" / file.sha256).unlink()
+    assert run("remote", "add", "prod", url).code == 0
+    key = there.name
+    source = ["--from", url if asked == "the url" else asked] if asked else []
+    pulled = run("pull", key, *source, "--store", tmp_path / "here")
+    assert pulled.code == 6, pulled.err
+    assert "must be signed by release" in pulled.err
+    assert key[:16] in pulled.err
+    assert _files_of_artifacts(LocalStore(tmp_path / "here")) == []
+
+
+def _files_of_artifacts(store: LocalStore) -> list[Path]:
+    """Everything below a store but its locks, and provenance kept for the next try."""
+    return [
+        path
+        for path in store.root.rglob("*")
+        if path.is_file() and path.parent.name not in (".locks", ".incoming")
+    ]
 
 
 def test_the_command(shared: Path, tmp_path: Path) -> None:
