@@ -13,8 +13,8 @@ from neuron_artifacts.store.leases import hold
 
 def lenders(decision: Decision, store: LocalStore) -> tuple[Path, ...]:
     """The artifacts of the store that graphs or weights are taken from."""
-    sources = [step.source for step in (*decision.graphs, *decision.weights) if step.source]
-    inside = [path for path in sources if path.is_relative_to(store.root)]
+    sources = [step.source for step in decision.graphs] + [step.source for step in decision.weights]
+    inside = [path for path in sources if path and path.is_relative_to(store.root)]
     names = dict.fromkeys(path.relative_to(store.root).parts[0] for path in inside)
     return tuple(store.root / name for name in names)
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neuron_artifacts._files import user_cache_dir
-from neuron_artifacts.store.owner import Owner
+from neuron_artifacts.store.owner import Owner, is_alive
 from neuron_artifacts.store.staging import storing
 
+KEEP_SECONDS = 7 * 24 * 3600
 _TRIES = 64
 
 
@@ -36,6 +38,32 @@ def workspace(digest: str, root: Path | None = None) -> Iterator[Path]:
             path.mkdir(parents=True, exist_ok=True)
         yield path
         shutil.rmtree(path, ignore_errors=True)
+
+
+def find_stale(root: Path | None = None, *, now: float | None = None) -> list[Path]:
+    """Work directories of failed and killed builds that nobody has looked at for long."""
+    root = root or user_cache_dir() / "work"
+    now = time.time() if now is None else now
+    found = []
+    with suppress(OSError):
+        for path in root.iterdir():
+            with suppress(OSError):
+                is_old = now - path.stat().st_mtime > KEEP_SECONDS
+                if is_old and path.is_dir() and not path.is_symlink():
+                    found.append(path)
+    return found
+
+
+def remove_stale(path: Path) -> None:
+    """Remove a work directory, unless a build works in it after all."""
+    from filelock import FileLock, Timeout
+
+    owner = Owner.parse(path.name)
+    if owner and is_alive(owner) is not False:
+        return
+    with suppress(Timeout, OSError, NotImplementedError):
+        with FileLock(f"{path}.lock").acquire(timeout=0):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

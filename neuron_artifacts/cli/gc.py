@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,26 +56,29 @@ def gc_command(
     Without a limit only litter goes: temporaries and leases of processes that are gone. Pinned
     artifacts and those that a living process holds stay whatever the limits say.
     """
+    from neuron_artifacts.build.litter import collect_litter, find_litter
     from neuron_artifacts.store import LocalStore, gc
 
     root = LocalStore(Path(store))
     if not root.root.is_dir():
         _output.talk(f"{root.root} does not exist: nothing to collect")
-        return _print_json(as_json, root.root, gc.CollectionPlan((), (), 0), [], [])
+        return _print_json(as_json, root.root, gc.CollectionPlan((), (), 0), [], {})
     entries, now = gc.take_inventory(root)
     plan = gc.plan_collection(
         entries, now=now, keep=keep,
         max_size=None if max_size is None else read_size(max_size),
         older_than=None if older_than is None else read_age(older_than),
     )  # fmt: skip
-    _announce(plan, dry_run)
-    litter = [] if dry_run else gc.collect_litter(root)
-    removed = [] if dry_run else gc.remove(root, plan.removals)
+    litter = find_litter(root)
+    _announce(plan, litter, dry_run)
+    removed = []
     if not dry_run:
+        swept = collect_litter(root, litter)
+        removed = gc.remove(root, plan.removals)
         freed = _output_bytes(sum(removal.freed for removal in removed))
         _output.talk(
             f"removed {len(removed)} of {len(entries)} artifacts ({freed}) and "
-            f"{len(litter)} abandoned temporaries"
+            f"{len(swept)} abandoned temporaries"
         )
     return _print_json(as_json, root.root, plan, removed, litter)
 
@@ -144,22 +148,31 @@ def _change_pins(keys: list[str], store: str, as_json: bool, *, pinned: bool) ->
     return 0
 
 
-def _announce(plan: CollectionPlan, dry_run: bool) -> None:
+def _announce(plan: CollectionPlan, litter: Mapping[Path, int], dry_run: bool) -> None:
+    word = "would remove" if dry_run else "removing"
     for entry in plan.protected:
         why = "pinned" if entry.pinned else f"held by {len(entry.holders)} processes"
         _output.talk(f"stays: {entry.path.name[:16]} is {why}")
     for removal in plan.removals:
-        word = "would remove" if dry_run else "removing"
         _output.talk(
             f"{word} {removal.entry.path.name[:40]}: {removal.reason}, frees "
             f"{_output_bytes(removal.freed)}"
         )
+    for path, size in litter.items():
+        _output.talk(f"{word} {path.name[:40]}: abandoned, frees {_output_bytes(size)}")
     verb = "would free" if dry_run else "frees"
-    _output.talk(f"{verb} {_output_bytes(plan.freed)} of {_output_bytes(plan.size)}")
+    _output.talk(
+        f"{verb} {_output_bytes(plan.freed + sum(litter.values()))} of "
+        f"{_output_bytes(plan.size + sum(litter.values()))}"
+    )
 
 
 def _print_json(
-    as_json: bool, root: Path, plan: CollectionPlan, removed: list[Removal], litter: list[Path]
+    as_json: bool,
+    root: Path,
+    plan: CollectionPlan,
+    removed: list[Removal],
+    litter: Mapping[Path, int],
 ) -> int:
     if as_json:
         gone = {removal.entry.path for removal in removed}
@@ -171,6 +184,7 @@ def _print_json(
             "removals": [_removal_json(removal, gone) for removal in plan.removals],
             "protected": [str(entry.path) for entry in plan.protected],
             "litter": [str(path) for path in litter],
+            "litter_bytes": sum(litter.values()),
         })  # fmt: skip
     return 0
 
