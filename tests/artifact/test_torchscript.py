@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 import tracemalloc
@@ -27,7 +28,9 @@ def test_neffs_of_a_file_that_torch_wrote() -> None:
     for found in script.neffs:
         size = found.neff.header.file_size
         data = REAL.read_bytes()[found.offset : found.offset + size]
-        assert data == make_neff(name=found.neff.header.name)
+        # What gzip writes differs between releases of Python; what it holds does not.
+        expected = make_neff(name=found.neff.header.name)
+        assert gzip.decompress(data[1024:]) == gzip.decompress(expected[1024:])
 
 
 @pytest.mark.parametrize("at", range(0, len(REAL.read_bytes()), 37))
