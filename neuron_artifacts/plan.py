@@ -10,6 +10,7 @@ from typing import Literal
 from neuron_artifacts.artifact import GraphEntry, Manifest, Status
 from neuron_artifacts.backends.base import GraphTask, ResolvedSpec, WeightTask
 from neuron_artifacts.key import Difference, diff_documents
+from neuron_artifacts.store.failures import KnownFailure
 
 Action = Literal["hit", "relink", "partial", "miss"]
 
@@ -80,6 +81,7 @@ class Decision:
     broken: tuple[Broken, ...]
     nearest: Nearest | None
     forced: bool = False
+    known_failure: KnownFailure | None = None
 
     @property
     def to_compile(self) -> tuple[GraphStep, ...]:

@@ -79,7 +79,7 @@ def compile_artifact(
             decision = look_up(resolved, store, destination)
             return replace(_hit(decision, clock), fetched_from=share.name)
     if not (retry or force):
-        refuse_known_failure(resolved, decision, store)
+        refuse_known_failure(decision)
     check_writable(destination.parent)
     if not skip_preflight:
         check_build(resolved, decision, destination, environ, observe)

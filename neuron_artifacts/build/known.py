@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 
 from neuron_artifacts.backends.base import ResolvedSpec
 from neuron_artifacts.errors import CompileError, RefusedError
 from neuron_artifacts.plan import Decision
 from neuron_artifacts.store import LocalStore
-from neuron_artifacts.store.failures import forget_failure, recall_failure, remember_failure
+from neuron_artifacts.store.failures import forget_failure, remember_failure
 
 
-def refuse_known_failure(resolved: ResolvedSpec, decision: Decision, store: LocalStore) -> None:
+def refuse_known_failure(decision: Decision) -> None:
     """Refuse to compile what has failed for good before.
 
     Raises
@@ -21,12 +20,10 @@ def refuse_known_failure(resolved: ResolvedSpec, decision: Decision, store: Loca
     RefusedError
         With the cause and the day.
     """
-    failure = recall_failure(store.root, resolved.key.graphs_digest)
-    if failure is None or not decision.to_compile:
+    if decision.known_failure is None:
         return
-    day = datetime.fromtimestamp(failure.created, timezone.utc).date()
     raise RefusedError(
-        f"the same build failed on {day} ({failure.cause.replace('_', ' ')}): {failure.message}",
+        f"the same build {decision.known_failure}",
         hint="change the configuration or the toolchain, or try again with --retry",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from neuron_artifacts.artifact import MANIFEST_NAME
@@ -20,6 +21,7 @@ from neuron_artifacts.plan import Broken, Candidate, Decision, decide
 from neuron_artifacts.preflight import check_resources, measure
 from neuron_artifacts.spec import ARTIFACTS_VARIABLE, CompileSpec
 from neuron_artifacts.store import LocalStore
+from neuron_artifacts.store.failures import recall_failure
 
 
 def resolve_request(
@@ -73,7 +75,9 @@ def look_up(
             broken.append(Broken(path, verdict.status, verdict.problems))
         elif path == destination and verdict.manifest and verdict.manifest.key != key:
             broken.append(Broken(path, "incompatible", ("it was built for another key",)))
-    return decide(resolved, candidates, broken, force=force)
+    decision = decide(resolved, candidates, broken, force=force)
+    failure = recall_failure(store.root, resolved.key.graphs_digest)
+    return replace(decision, known_failure=failure if decision.to_compile else None)
 
 
 def needs_download(decision: Decision) -> bool:

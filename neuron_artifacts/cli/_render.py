@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from neuron_artifacts.key import Difference
     from neuron_artifacts.plan import Decision
     from neuron_artifacts.spec import CompileSpec
+    from neuron_artifacts.store.failures import KnownFailure
+
+_LOG_LINES = 5
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:
@@ -46,6 +50,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
             {"path": str(b.path), "status": b.status, "problems": list(b.problems)}
             for b in decision.broken
         ],
+        "known_failure": asdict(decision.known_failure) if decision.known_failure else None,
         "nearest": nearest
         and {
             "key": nearest.key,
@@ -82,6 +87,8 @@ def decision_text(decision: Decision) -> str:
         lines.append(f"artifact  {decision.artifact}")
     for broken in decision.broken:
         lines.append(f"broken    {broken.path} is {broken.status}: {broken.problems[0]}")
+    if decision.known_failure:
+        lines += _known_failure_lines(decision.known_failure)
     if decision.action == "hit":
         return "\n".join(lines)
     lines.append("")
@@ -99,6 +106,13 @@ def decision_text(decision: Decision) -> str:
         lines += ["", f"nearest   {decision.nearest.path}"]
         lines.append(difference_table(list(decision.nearest.differences), "there", "asked"))
     return "\n".join(lines)
+
+
+def _known_failure_lines(failure: KnownFailure) -> list[str]:
+    """Why it is not tried again, until when, and the end of the compiler's log."""
+    log = [f"          | {line}" for line in failure.log.rstrip().splitlines()[-_LOG_LINES:]]
+    head = f"known     {failure}; refused until {failure.until}, unless --retry is given"
+    return [_output.printable(line, one_line=True) for line in (head, *log)]
 
 
 def _verdict(action: str) -> str:

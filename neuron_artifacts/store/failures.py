@@ -31,6 +31,14 @@ class KnownFailure:
     created: float
     expires: float
 
+    def __str__(self) -> str:
+        return f"failed on {_day(self.created)} ({self.cause.replace('_', ' ')}): {self.message}"
+
+    @property
+    def until(self) -> str:
+        """The day until which it counts, UTC."""
+        return _day(self.expires)
+
 
 def remember_failure(
     root: Path, graphs_digest: str, *, cause: str, message: str, log: str, now: float | None = None
@@ -76,6 +84,10 @@ def collect_failures(root: Path, *, now: float | None = None) -> None:
         for path in (root / FAILED).glob("*.json"):
             if recall_failure(root, path.stem, now=now) is None:
                 path.unlink(missing_ok=True)
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
 def _path(root: Path, graphs_digest: str) -> Path:
