@@ -85,7 +85,8 @@ Action = Literal["sound", "fetched", "rebuilt", "quarantined", "kept"]
 class Repair:
     """What became of an artifact, and where it lies now. ``reason`` says why it was not rebuilt.
 
-    ``kept`` is what lies outside the store and could not be repaired: it is not ours to move.
+    ``kept`` is what lies outside the store and could not be repaired, or was written by another
+    release: neither is ours to move.
     """
 
     path: Path
@@ -99,17 +100,20 @@ def repair_artifact(
     store: LocalStore,
     *,
     rebuild: Callable[[dict[str, Any]], object],
-    fetch: Callable[[str], Path | None] | None = None,
+    fetch: Callable[[str], object] | None = None,
     model: str | None = None,
     verdict: Verdict | None = None,
 ) -> Repair:
     """Make an artifact whole again: fetched from a remote store, else built, else set aside.
 
-    Nothing is deleted. ``fetch`` gets a key, and ``rebuild`` the options of a compile.
+    Nothing is deleted. ``fetch`` gets a key and says whether it brought the artifact; ``rebuild``
+    gets the options of a compile. What a newer release wrote is no damage, and is kept.
     """
     verdict = verdict or verify_artifact(directory, "full")
     if verdict.status in ("ok", "missing"):
         return Repair(directory, "sound")
+    if verdict.status == "incompatible":
+        return Repair(directory, "kept", verdict.problems[0])
     inside = directory.parent == store.root
     try:
         if inside and fetch and (fetched := _fetch_instead(directory, store, fetch)):
@@ -123,7 +127,7 @@ def repair_artifact(
 
 
 def _fetch_instead(
-    directory: Path, store: LocalStore, fetch: Callable[[str], Path | None]
+    directory: Path, store: LocalStore, fetch: Callable[[str], object]
 ) -> Repair | None:
     """The damaged one makes way first, and comes back if there is nothing to replace it."""
     aside = store.set_aside(directory)

@@ -75,7 +75,7 @@ def compile_command(
         )
     from neuron_artifacts.build import compile_artifact
 
-    share = _open_share(remote, push)
+    share = open_share(remote, push)
     with show_progress() as observe:
         outcome = compile_artifact(
             spec, observe=observe, force=force, skip_preflight=skip_preflight, retry=retry,
@@ -88,7 +88,7 @@ def compile_command(
     return 0
 
 
-def _open_share(remote: str | None, push: bool) -> Any:
+def open_share(remote: str | None, push: bool = False) -> Any:
     if remote is None:
         if push:
             raise UsageError("--push needs --remote NAME")

@@ -29,29 +29,49 @@ def repair_command(
         str | None,
         typer.Option("--model", help="The model, where an artifact no longer says which."),
     ] = None,
+    remote: Annotated[
+        str | None,
+        typer.Option(
+            "--remote", metavar="NAME|URL", help="A remote store to fetch from before building."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Read artifacts to the last byte, and build again those that do not hold.
+    """Read artifacts to the last byte, and fetch or build again those that do not hold.
 
     What cannot be built again is set aside in the store, never deleted; then the exit code is 5.
     """
     from neuron_artifacts.build import compile_artifact
     from neuron_artifacts.build.repair import repair_artifact
+    from neuron_artifacts.build.shared import fetch_instead
+    from neuron_artifacts.cli.compile_ import open_share
     from neuron_artifacts.spec import resolve_spec
     from neuron_artifacts.store import LocalStore
     from neuron_artifacts.store.gc import find_artifact
+    from neuron_artifacts.store.local import is_ours
 
     if bool(artifacts) == every:
         raise UsageError("name artifacts, or give --all for every one of the store")
     root = LocalStore(Path(store))
-    paths = root.directories() if every else [find_artifact(root, name) for name in artifacts or ()]
+    share = open_share(remote) if remote else None
+    paths = (
+        [p for p in root.directories() if is_ours(p)]
+        if every
+        else [find_artifact(root, name) for name in artifacts or ()]
+    )
     with show_progress() as observe:
 
         def rebuild(flags: dict[str, Any]) -> None:
             spec = resolve_spec({**flags, "store": str(root.root)})
             compile_artifact(spec, observe=observe)
 
-        repairs = [repair_artifact(path, root, rebuild=rebuild, model=model) for path in paths]
+        def fetch(key: str) -> bool:
+            return share is not None and fetch_instead(share, key, root, root.path(key), observe)
+
+        repairs = [
+            repair_artifact(path, root, rebuild=rebuild, fetch=share and fetch, model=model)
+            for path in paths
+        ]
     if as_json:
         _output.print_json({"artifacts": [_json(repair) for repair in repairs]})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from neuron_artifacts.artifact import verify_artifact
 from neuron_artifacts.build import compile_artifact
 from neuron_artifacts.build.repair import repair_artifact, repair_command
 from neuron_artifacts.errors import StoreError
+from neuron_artifacts.key import digest_of
 from neuron_artifacts.spec import resolve_spec
 from neuron_artifacts.store import LocalStore
 from tests.cli.run import run
@@ -101,6 +103,33 @@ def test_what_lies_outside_the_store_is_not_moved(store: LocalStore, tmp_path: P
     damage(path)
     assert repair_artifact(path, store, rebuild=refuse).action == "kept"
     assert path.is_dir()
+
+
+def test_the_command_fetches_where_there_is_a_remote(store: LocalStore, tmp_path: Path) -> None:
+    (path,) = store.directories()
+    remote = f"file://{tmp_path}/remote"
+    assert run("push", path, "--to", remote, cwd=tmp_path).code == 0
+    damage(path)
+    shutil.rmtree(tmp_path / "p" / "model", ignore_errors=True)
+    again = run("repair", "--all", "--remote", remote, "--json", cwd=tmp_path / "p")
+    assert again.code == 0, again.err
+    assert again.data["artifacts"][0]["action"] == "fetched"
+    assert verify_artifact(path, "full").status == "ok"
+
+
+def test_what_a_newer_release_wrote_is_left_alone(store: LocalStore) -> None:
+    (path,) = store.directories()
+    manifest = path / "artifact.json"
+    body = json.loads(manifest.read_bytes())
+    body.pop("manifest_sha256")
+    body["schema"] = 99
+    manifest.unlink()
+    manifest.write_text(json.dumps({**body, "manifest_sha256": digest_of(body)}) + "\n")
+    before = manifest.read_bytes()
+    repair = repair_artifact(path, store, rebuild=refuse)
+    assert repair.action == "kept"
+    assert "schema 99" in (repair.reason or "")
+    assert manifest.read_bytes() == before
 
 
 def test_the_command(store: LocalStore) -> None:
