@@ -6,11 +6,12 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from neuron_artifacts._files import CHUNK, sync_directory
 from neuron_artifacts.errors import MissError, RemoteError
+from neuron_artifacts.remote.objects import Listed
 from neuron_artifacts.store.owner import Owner, is_abandoned
 
 _ARRIVING = ".arriving"
@@ -63,10 +64,12 @@ class FileObjects:
             sync_directory(target.parent)
         return True
 
-    def list(self, prefix: str) -> Iterator[str]:
-        with self._explained(prefix):
-            for path in sorted((self._root / prefix).glob("*")):
-                yield f"{prefix}{path.name}"
+    def list(self, folder: str) -> Iterator[Listed]:
+        with self._explained(folder):
+            for path in sorted((self._root / folder).glob("*")):
+                with suppress(FileNotFoundError):  # gone between the looks
+                    status = path.stat()
+                    yield Listed(f"{folder}{path.name}", status.st_size, status.st_mtime)
 
     def delete(self, name: str) -> None:
         with self._explained(name):

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from neuron_artifacts.errors import MissError, RemoteError, UsageError
 from neuron_artifacts.remote.aws import profile_options
+from neuron_artifacts.remote.objects import Listed
 from neuron_artifacts.remote.port import redact
 
 _PART = 16 << 20
@@ -106,11 +107,11 @@ class CloudObjects:
                 return False
         return True
 
-    def list(self, prefix: str) -> Iterator[str]:
-        with self._explained(prefix):
-            for page in self._obstore.list(self._store, prefix.rstrip("/")):
+    def list(self, folder: str) -> Iterator[Listed]:
+        with self._explained(folder):
+            for page in self._obstore.list(self._store, folder.rstrip("/")):
                 for entry in page:
-                    yield entry["path"]
+                    yield Listed(entry["path"], entry["size"], entry["last_modified"].timestamp())
 
     def delete(self, name: str) -> None:
         with self._explained(name):

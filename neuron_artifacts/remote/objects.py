@@ -1,13 +1,15 @@
 """Remote stores that keep named objects: shared folders and object stores.
 
 Layout: ``cas/sha256/<digest>`` for every file, then ``artifacts/<key>.json``, put last and only if
-absent. So a reader sees a whole artifact or none, and files are shared between artifacts.
+absent. So a reader sees a whole artifact or none, and files are shared between artifacts. What
+pushes and collectors tell each other is in :mod:`~neuron_artifacts.remote.collect`.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from neuron_artifacts._files import is_sha256
@@ -17,6 +19,16 @@ from neuron_artifacts.remote.moving import in_parallel, persistently, read_check
 from neuron_artifacts.remote.port import Blob, OnBytes, Probe
 
 ARTIFACTS = "artifacts/"
+BLOBS = "cas/sha256/"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object of a listing; ``modified`` in seconds, by the store's clock."""
+
+    name: str
+    size: int
+    modified: float
 
 
 class Objects(Protocol):
@@ -44,8 +56,8 @@ class Objects(Protocol):
         """Write a small object unless one is there; whether it was written."""
         ...
 
-    def list(self, prefix: str) -> Iterator[str]:
-        """Names that begin so."""
+    def list(self, folder: str) -> Iterator[Listed]:
+        """What lies in a folder, whose name ends with a slash."""
         ...
 
     def delete(self, name: str) -> None:
@@ -57,25 +69,25 @@ class CasStore:
     """A remote store over named objects."""
 
     def __init__(self, objects: Objects) -> None:
-        self._objects = objects
+        self.objects = objects
 
     @property
     def url(self) -> str:
-        return self._objects.url
+        return self.objects.url
 
     def sizes(self, digests: Sequence[str]) -> dict[str, int]:
         found = in_parallel(
-            lambda digest: persistently(lambda: self._objects.head(_blob(digest))), digests
+            lambda digest: persistently(lambda: self.objects.head(_blob(digest))), digests
         )
         return {d: size for d, size in zip(digests, found, strict=True) if size is not None}
 
     def read(self, sha256: str, size: int, start: int = 0) -> Iterator[bytes]:
-        return self._objects.get(_blob(sha256), size, start)
+        return self.objects.get(_blob(sha256), size, start)
 
     def write(self, blob: Blob, on_bytes: OnBytes) -> None:
         chunks = read_checked(blob.path, blob.sha256, on_bytes)
-        self._objects.put(_blob(blob.sha256), chunks, blob.size)
-        found = self._objects.head(_blob(blob.sha256))
+        self.objects.put(_blob(blob.sha256), chunks, blob.size)
+        found = self.objects.head(_blob(blob.sha256))
         if found != blob.size:
             raise RemoteError(
                 f"{self.url} has {found} bytes of {blob.sha256} where {blob.size} were sent"
@@ -83,25 +95,25 @@ class CasStore:
 
     def read_manifest(self, key: str) -> bytes | None:
         name = _manifest(key)
-        size = self._objects.head(name)
+        size = self.objects.head(name)
         if size is None:
             return None
         if size > MAX_BYTES:
             raise CorruptError(f"{self.url} has a manifest of {size} bytes for {key}")
         try:
-            return b"".join(self._objects.get(name, size))
+            return b"".join(self.objects.get(name, size))
         except MissError:
             return None
 
     def publish(self, manifest: RemoteManifest) -> bool:
         key, data = manifest.artifact.key, manifest.dump()
-        if self._objects.put_if_absent(_manifest(key), data):
+        if self.objects.put_if_absent(_manifest(key), data):
             return True
         # An answer that got lost makes the next try find what this publisher put itself.
         return self.read_manifest(key) == data
 
     def keys(self) -> list[str]:
-        names = (name.removeprefix(ARTIFACTS) for name in self._objects.list(ARTIFACTS))
+        names = (listed.name.removeprefix(ARTIFACTS) for listed in self.objects.list(ARTIFACTS))
         keys = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return sorted(key for key in keys if is_sha256(key))
 
@@ -109,11 +121,11 @@ class CasStore:
         name = f"probe-{secrets.token_hex(8)}.json"
         first, second = b"the first one ", b"the second one"
         try:
-            won = [self._objects.put_if_absent(name, data) for data in (first, second)]
-            kept = b"".join(self._objects.get(name, len(first)))
-            tail = b"".join(self._objects.get(name, len(first), 4))
+            won = [self.objects.put_if_absent(name, data) for data in (first, second)]
+            kept = b"".join(self.objects.get(name, len(first)))
+            tail = b"".join(self.objects.get(name, len(first), 4))
         finally:
-            self._objects.delete(name)
+            self.objects.delete(name)
         if won != [True, False] or kept != first:
             said = "takes" if won[1] else "refuses"
             return Probe(False, f"it {said} a second object of the same name, and overwrites")
@@ -123,7 +135,7 @@ class CasStore:
 
 
 def _blob(sha256: str) -> str:
-    return f"cas/sha256/{sha256}"
+    return f"{BLOBS}{sha256}"
 
 
 def _manifest(key: str) -> str:

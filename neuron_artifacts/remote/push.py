@@ -19,6 +19,7 @@ from neuron_artifacts.artifact import (
 )
 from neuron_artifacts.errors import MissError
 from neuron_artifacts.events import Note, Observer, ignore
+from neuron_artifacts.remote.collect import announced
 from neuron_artifacts.remote.manifest import Reference, RemoteManifest, Sidecar
 from neuron_artifacts.remote.moving import Meter, in_parallel, persistently
 from neuron_artifacts.remote.port import Blob, RemoteStore, unique
@@ -67,11 +68,14 @@ def push_artifact(
     if weights == "by-reference":
         _tell_copied(manifest, references, observe)
     blobs, sidecars = _blobs(directory, manifest, references)
-    there = persistently(lambda: remote.sizes([blob.sha256 for blob in blobs]))
-    missing = [blob for blob in blobs if there.get(blob.sha256) != blob.size]
-    meter = Meter("pushing", sum(blob.size for blob in missing), observe)
-    in_parallel(lambda blob: _send(remote, blob, meter), missing)
-    published = persistently(lambda: remote.publish(RemoteManifest(data, sidecars, references)))
+    digests = [blob.sha256 for blob in blobs]
+    with announced(remote, digests):
+        there = persistently(lambda: remote.sizes(digests))
+        missing = [blob for blob in blobs if there.get(blob.sha256) != blob.size]
+        meter = Meter("pushing", sum(blob.size for blob in missing), observe)
+        in_parallel(lambda blob: _send(remote, blob, meter), missing)
+        whole = RemoteManifest(data, sidecars, references)
+        published = persistently(lambda: remote.publish(whole))
     return Pushed(
         manifest.key, published, sum(blob.size for blob in blobs), meter.done,
         sum(f.size for f in manifest.files if f.sha256 in references),
