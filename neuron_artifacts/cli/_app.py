@@ -51,6 +51,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
         "add": "remote:add_command",
         "list": "remote:list_command",
         "remove": "remote:remove_command",
+        "gc": "remote_gc:gc_command",
     },
     "toolchains": {"list": "toolchains:list_command"},
 }
