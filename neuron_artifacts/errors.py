@@ -60,14 +60,19 @@ class NeuronArtifactsError(Exception):
         One line that says what is wrong, with the names and numbers at hand.
     hint:
         One line that says what to do about it; ``None`` where nothing can be said.
+    options:
+        The options of a request that are at fault, where the rest makes sense without them.
     """
 
     exit_code: ExitCode = ExitCode.ERROR
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, options: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.options = options
 
     def __str__(self) -> str:
         return self.message

@@ -69,12 +69,17 @@ def check_buckets(name: str, buckets: tuple[int, ...], maximum: int, maximum_nam
     """
     shown = ", ".join(map(str, buckets))
     if not buckets or buckets[0] < 1:
-        raise SpecError(f"{name} must hold positive lengths, got [{shown}]")
+        raise SpecError(f"{name} must hold positive lengths, got [{shown}]", options=(name,))
     if any(b <= a for a, b in pairwise(buckets)):
         fixed = ",".join(map(str, sorted(set(buckets))))
-        raise SpecError(f"{name} must ascend without repeats, got [{shown}]", hint=f"write {fixed}")
+        raise SpecError(
+            f"{name} must ascend without repeats, got [{shown}]",
+            hint=f"write {fixed}",
+            options=(name,),
+        )
     if buckets[-1] > maximum:
         raise SpecError(
             f"{name} ends at {buckets[-1]}, beyond {maximum_name} {maximum}",
             hint=f"drop buckets over {maximum}, or raise {maximum_name}",
+            options=(name,),
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,18 @@ def resolve_spec(
     )
     extra = _apply_override(values, origins)
     return CompileSpec(extra=extra, origins=origins, **values)
+
+
+def without_options(spec: CompileSpec, names: Collection[str]) -> CompileSpec:
+    """The request as if nobody had given these options, fields or further overrides."""
+    fields = {name: _FIELDS[name][1] for name in names if name in _FIELDS and name != "model"}
+    fields.pop("override_neuron_config", None)
+    return replace(
+        spec,
+        extra={name: value for name, value in spec.extra.items() if name not in names},
+        origins={**spec.origins, **dict.fromkeys(fields, "default")},
+        **fields,
+    )
 
 
 def _lay_over(

@@ -46,12 +46,14 @@ def resolve_neuron_config(
         raise SpecError(
             f"seq_len {seq_len} is beyond the model's max_position_embeddings {limit}",
             hint=f"choose at most {limit}",
+            options=("seq_len",),
         )
     context = spec.max_context_length or seq_len
     if context > seq_len:
         raise SpecError(
             f"max_context_length {context} is larger than seq_len {seq_len}",
             hint="a prompt must fit the sequence: lower one or raise the other",
+            options=("max_context_length",),
         )
     config = NeuronConfig(
         tp_degree=spec.tp_degree,
@@ -73,18 +75,21 @@ def _refuse(spec: CompileSpec) -> None:
         raise RefusedError(
             f"tp_degree is {spec.tp_degree}, and the cpu backend runs one rank",
             hint="leave --tp-degree at 1, or choose a Neuron backend",
+            options=("tp_degree",),
         )
     for name in _NEURON_ONLY:
         if getattr(spec, name):
             raise RefusedError(
                 f"{name} means nothing to the cpu backend",
                 hint="remove it, or choose a Neuron backend with --backend",
+                options=(name,),
             )
     for name, value in spec.extra.items():
         if name not in IMPLIED or value != IMPLIED[name] or type(value) is not type(IMPLIED[name]):
             raise RefusedError(
                 f"the cpu backend does not honour {name}={value!r} of override_neuron_config",
                 hint="remove it; a setting is never silently dropped",
+                options=(name,),
             )
 
 
@@ -94,7 +99,9 @@ def _buckets(spec: CompileSpec, name: str, maximum: int, maximum_name: str) -> t
         return default_buckets(maximum, enabled=spec.enable_bucketing)
     if not spec.enable_bucketing:
         raise SpecError(
-            f"{name} is given while enable_bucketing is false", hint="drop one of the two"
+            f"{name} is given while enable_bucketing is false",
+            hint="drop one of the two",
+            options=(name,),
         )
     check_buckets(name, explicit, maximum, maximum_name)
     return explicit
@@ -105,6 +112,7 @@ def _compute_dtype(spec: CompileSpec, model: ModelSnapshot) -> str:
         raise RefusedError(
             "the cpu backend computes in float32 or bfloat16, not float16",
             hint="fp16 weights are fine: choose --torch-dtype float32 or bfloat16 for the compute",
+            options=("torch_dtype",),
         )
     if spec.torch_dtype != "auto":
         return spec.torch_dtype

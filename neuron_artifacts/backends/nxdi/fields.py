@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import DigestCache
+from neuron_artifacts._files import DigestCache, shorten
 from neuron_artifacts.backends.nxdi.families import family_for
 from neuron_artifacts.backends.nxdi.levels import PYTHONS, SdkLevel, host_of, read_table
 from neuron_artifacts.backends.nxdi.neuron_config import fill_in_neuron_config
@@ -47,9 +47,11 @@ def resolve_fields(
     known = {*tables["neuron"], *(tables["moe"] if family.is_moe else {}), *_ALIASES}
     unknown = sorted(set(request.override) - known - _HANDLED)
     if unknown:
+        shown = ", ".join(map(shorten, unknown))
         raise SpecError(
-            f"NeuronConfig of SDK {level.name} has no field {unknown[0]!r}",
+            f"NeuronConfig of SDK {level.name} has no field {shown}",
             hint="NxD Inference would drop it with a warning; remove it or correct its name",
+            options=tuple(unknown),
         )
     host = host_of(level, target, environ, python if python in PYTHONS else PYTHONS[1])
     return fill_in_neuron_config(request.arguments, family=family, level=level, host=host)

@@ -76,7 +76,11 @@ def make_request(
     """
     loader = spec.vllm_loader or _loader_of(sdk, plugin_version)
     if loader not in LOADERS:
-        raise SpecError(f"unknown vllm_loader {loader!r}", hint=f"one of {', '.join(LOADERS)}")
+        raise SpecError(
+            f"unknown vllm_loader {loader!r}",
+            hint=f"one of {', '.join(LOADERS)}",
+            options=("vllm_loader",),
+        )
     override = deepcopy(dict(spec.extra))
     arguments = _vllm_arguments(spec, config, loader, override)
     multimodal = {name: override.pop(name) for name in _MULTIMODAL if name in override}
@@ -122,11 +126,14 @@ def _speculation(spec: CompileSpec, loader: str, override: dict[str, Any]) -> Sp
     if spec.speculative_model is None:
         for name in ("num_speculative_tokens", "speculative_method"):
             if getattr(spec, name) is not None:
-                raise SpecError(f"{name} needs speculative_model")
+                raise SpecError(f"{name} needs speculative_model", options=(name,))
         return None
     tokens = spec.num_speculative_tokens or override.get("speculation_length")
     if not isinstance(tokens, int):
-        raise SpecError("speculative_model needs num_speculative_tokens")
+        raise SpecError(
+            "speculative_model needs num_speculative_tokens",
+            options=("speculative_model", "speculative_method"),
+        )
     if spec.speculative_method == "eagle" and not is_plugin(loader):
         # The forks read it from the override only; here it means the same on every loader.
         override.setdefault("enable_eagle_speculation", True)
@@ -149,12 +156,18 @@ def _with_lora(override: Mapping[str, Any]) -> dict[str, Any]:
     try:
         paths = {entry["name"]: entry["path"] for entry in modules}
     except (TypeError, KeyError):
-        raise SpecError("lora_modules must be a list of objects with name and path") from None
+        raise SpecError(
+            "lora_modules must be a list of objects with name and path",
+            options=("lora_modules",),
+        ) from None
     config = dict(rest.pop("lora_config", None) or {})
     for name in ("target_modules", "max_loras", "max_lora_rank"):
         if name in rest:
             config[name] = rest.pop(name)
     config.setdefault("max_loras", len(paths))
     if len(paths) > config["max_loras"]:
-        raise SpecError(f"{len(paths)} LoRA modules are more than max_loras {config['max_loras']}")
+        raise SpecError(
+            f"{len(paths)} LoRA modules are more than max_loras {config['max_loras']}",
+            options=("lora_modules", "max_loras"),
+        )
     return {**rest, "lora_config": {**config, "lora_ckpt_paths": paths}}

@@ -185,7 +185,9 @@ def _refuse(spec: CompileSpec) -> None:
     ):  # fmt: skip
         if getattr(spec, name):
             raise RefusedError(
-                f"{name} means nothing to the optimum backend", hint="remove it, or use nxdi"
+                f"{name} means nothing to the optimum backend",
+                hint="remove it, or use nxdi",
+                options=(name,),
             )
 
 
@@ -230,6 +232,7 @@ def _exported_configuration(spec: CompileSpec, model: ModelSnapshot) -> NeuronCo
             raise SpecError(
                 f"{model.name} was exported with {name} {body[name]}, not {value}",
                 hint=f"leave {option} out, or export a checkpoint",
+                options=(option,),
             )
     length = body["sequence_length"]
     context = body.get("max_context_length")

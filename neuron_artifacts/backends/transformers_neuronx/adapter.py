@@ -140,6 +140,7 @@ def _refuse(spec: CompileSpec) -> None:
             raise RefusedError(
                 f"{name} means nothing to the transformers-neuronx backend",
                 hint="remove it, or use nxdi",
+                options=(name,),
             )
 
 
@@ -154,6 +155,7 @@ def _configuration(
         raise SpecError(
             "transformers-neuronx has no max_context_length of its own",
             hint="end --context-encoding-buckets there",
+            options=("max_context_length",),
         )
     dtype = spec.torch_dtype
     if dtype == "auto":

@@ -148,9 +148,14 @@ def _refuse(spec: CompileSpec) -> None:
         raise SpecError(
             "vllm-neuron compiles no speculation without a device",
             hint="compile without speculative options",
+            options=("speculative_model", "num_speculative_tokens", "speculative_method"),
         )
     if spec.vllm_loader:
-        raise SpecError("vllm_loader means nothing to the vllm-neuron backend", hint="use nxdi")
+        raise SpecError(
+            "vllm_loader means nothing to the vllm-neuron backend",
+            hint="use nxdi",
+            options=("vllm_loader",),
+        )
 
 
 def _default_length(config: Mapping[str, Any]) -> int:
