@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,7 +101,7 @@ def print_vllm_key(
 
     values, origins = merge_sources(sources.flags, config_file=sources.config_file)
     _check(values, origins, options)
-    override = _overrides(values, options)
+    options, override = _take_overrides(values, options)
     loader = values["vllm_loader"]
     if loader is None:
         override = {**_neuron_arguments(values, origins), **override}
@@ -209,20 +209,36 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str], options: VllmO
 _LOADER_ONLY = ("speculative_model", "num_speculative_tokens", "speculative_method")
 
 
-def _overrides(values: Mapping[str, Any], options: VllmOptions) -> dict[str, Any]:
-    """The overrides, in whichever of vLLM's two spellings they come."""
+def _take_overrides(
+    values: Mapping[str, Any], options: VllmOptions
+) -> tuple[VllmOptions, dict[str, Any]]:
+    """The overrides, in whichever of vLLM's two spellings they come, and what comes with them."""
     from neuron_artifacts.spec import parse_object
 
     override = dict(values["override_neuron_config"] or {})
     if options.additional_config is None:
-        return override
+        return options, override
     additional = parse_object("--additional-config", options.additional_config)
     inner = additional.pop("override_neuron_config", None) or {}
+    options = _take_prompt_length(options, additional.pop("max_prompt_length", None))
     if additional:
         raise SpecError(f"--additional-config: {sorted(additional)[0]!r} is not known here")
     if override and inner:
         raise SpecError("overrides in both --additional-config and --override-neuron-config")
-    return override or parse_object("override_neuron_config", inner)
+    return options, override or parse_object("override_neuron_config", inner)
+
+
+def _take_prompt_length(options: VllmOptions, length: Any) -> VllmOptions:
+    if length is None:
+        return options
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise SpecError(f"max_prompt_length must be a whole number from 1, got {length!r}")
+    if options.max_prompt_length not in (None, length):
+        raise SpecError(
+            f"--additional-config has max_prompt_length {length}, and --max-prompt-length is "
+            f"{options.max_prompt_length}"
+        )
+    return replace(options, max_prompt_length=length)
 
 
 # Spec options that are NeuronConfig arguments under the same name.

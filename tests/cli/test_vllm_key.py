@@ -90,6 +90,13 @@ def test_both_spellings_of_overrides(place: Path) -> None:
     assert one.out == two.out != ""
 
 
+def test_prompt_length_in_both_spellings(place: Path) -> None:
+    loader = ("--vllm", "--sdk", "2.29", *LOADER, "--vllm-loader", "vllm-neuron-0.5")
+    one = key(place, *loader, "--max-prompt-length", "128")
+    two = key(place, *loader, "--additional-config", '{"max_prompt_length": 128}')
+    assert one.out == two.out != key(place, *loader).out
+
+
 def test_flags_are_arguments_where_there_is_no_loader(place: Path) -> None:
     flags = key(place, "--vllm", "--sdk", "2.24", "--tp-degree", "2", "--seq-len", "256")
     override = '{"tp_degree": 2, "seq_len": 256}'
@@ -118,6 +125,7 @@ def test_environment_beats_the_target(place: Path) -> None:
     [
         (["--vllm"], 2, ["--sdk", "2.21", "2.29"]),
         (["--vllm", "--sdk", "2.20"], 2, ["2.20", "2.21"]),
+        (["--vllm", "--sdk", "2.26.1"], 2, ["write 2.26"]),
         (["--sdk", "2.24"], 2, ["--sdk", "--vllm"]),
         (["--enable-prefix-caching"], 2, ["--vllm"]),
         (["--vllm", "--sdk", "2.24", "--vllm-loader", "vllm-9"], 2, ["--max-num-seqs"]),
@@ -132,6 +140,10 @@ def test_environment_beats_the_target(place: Path) -> None:
         (["--vllm", "--sdk", "2.24", "--override-neuron-config", '{"quantized": true}'], 2,
          ["quantized_checkpoints_path"]),
         (["--vllm", "--sdk", "2.24", "--additional-config", '{"x": 1}'], 2, ["'x'"]),
+        (["--vllm", "--sdk", "2.29", *LOADER, "--additional-config",
+          '{"max_prompt_length": "64"}'], 2, ["max_prompt_length"]),
+        (["--vllm", "--sdk", "2.29", *LOADER, "--max-prompt-length", "32", "--additional-config",
+          '{"max_prompt_length": 64}'], 2, ["64", "32"]),
         (["--vllm", "--sdk", "2.24", "--host-python", "2.7"], 2, ["3.11"]),
     ],
 )  # fmt: skip
@@ -143,7 +155,9 @@ def test_wrong_usage(place: Path, flags: list[str], code: int, words: list[str])
 
 
 def test_other_errors_end_as_elsewhere(place: Path, tmp_path: Path) -> None:
-    assert key(place, "--vllm", "--sdk", "2.24", model="tiny-qwen3").code == 7
+    unknown = key(place, "--vllm", "--sdk", "2.24", model="tiny-qwen3")
+    assert unknown.code == 7
+    assert "SDK 2.25" in unknown.err
     (tmp_path / "empty").mkdir()
     assert key(tmp_path, "--vllm", "--sdk", "2.24", model="empty").code == 1
     (tmp_path / "empty" / "config.json").write_text("[")

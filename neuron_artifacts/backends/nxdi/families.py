@@ -104,12 +104,21 @@ def family_for(config: Mapping[str, Any], loader: str | None, level: SdkLevel) -
         known = bool(chosen)
     else:
         name = str(architectures[0])
-        family = FAMILIES.get(name) if loader is None else _by_plugin_rule(name)
+        family = FAMILIES.get(name) if loader is None else _by_plugin_rule(name, loader)
         known = family is not None
     if family is None or not known or level.before(_since(family, loader)):
         where = f"NxD Inference of SDK {level.name}" + (f" under {loader}" if loader else "")
-        raise UnsupportedModelError(f"{where} has no class for {name} that is known here")
+        raise UnsupportedModelError(
+            f"{where} has no class for {name} that is known here", hint=_who_knows(name, loader)
+        )
     return family
+
+
+def _who_knows(name: str, loader: str | None) -> str:
+    names = _FORK_TABLES.get(loader or "", tuple(FAMILIES))
+    if name in names and name in FAMILIES:
+        return f"it came with SDK {_since(FAMILIES[name], loader)}"
+    return f"known: {', '.join(names)}"
 
 
 def draft_family(config: Mapping[str, Any], target: Family, level: SdkLevel) -> Family:
@@ -123,17 +132,19 @@ def draft_family(config: Mapping[str, Any], target: Family, level: SdkLevel) -> 
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures:
         return target
-    name = str(architectures[0]).removeprefix("Neuron")
-    family = _by_plugin_rule(name)
+    name = str(architectures[0])
+    family = _by_plugin_rule(name, "vllm-neuron-0.5")
     if family is not None and level.since(family.listed_since):
         return family
-    if name.partition("For")[0].lower() in _LISTED_ELSEWHERE:
+    if name.removeprefix("Neuron").partition("For")[0].lower() in _LISTED_ELSEWHERE:
         raise UnsupportedModelError(f"the text of NxD Inference's class for {name} is not known")
     return target
 
 
-def _by_plugin_rule(name: str) -> Family | None:
+def _by_plugin_rule(name: str, loader: str) -> Family | None:
     """The plugin splits the architecture in two and looks the parts up in lower case."""
+    if loader == "vllm-neuron-0.5":
+        name = name.removeprefix("Neuron")
     model, _, task = name.partition("For")
     if task not in ("CausalLM", "ConditionalGeneration"):
         return None

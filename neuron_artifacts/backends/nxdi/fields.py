@@ -9,13 +9,10 @@ from typing import Any
 
 from neuron_artifacts._files import DigestCache, shorten
 from neuron_artifacts.backends.nxdi.families import family_for
-from neuron_artifacts.backends.nxdi.levels import PYTHONS, SdkLevel, host_of, read_table
-from neuron_artifacts.backends.nxdi.neuron_config import fill_in_neuron_config
+from neuron_artifacts.backends.nxdi.levels import PYTHONS, SdkLevel, host_of
+from neuron_artifacts.backends.nxdi.neuron_config import fill_in_neuron_config, unknown_arguments
 from neuron_artifacts.backends.nxdi.request import NeuronRequest
 from neuron_artifacts.errors import SpecError, ToolchainError, UnsupportedModelError
-
-_ALIASES = ("logical_neuron_cores", "async", "disable_normalize_top_k_affinities")
-"""Arguments that reach a field of another name."""
 
 
 def resolve_fields(
@@ -43,9 +40,7 @@ def resolve_fields(
         family = family_for(config, request.loader, level)
     except UnsupportedModelError:
         return _read_answer(ask())
-    tables = read_table(f"neuron-config-{level.name}")
-    known = {*tables["neuron"], *(tables["moe"] if family.is_moe else {}), *_ALIASES}
-    unknown = sorted(set(request.override) - known - _HANDLED)
+    unknown = unknown_arguments(request.override, family, level)
     if unknown:
         shown = ", ".join(map(shorten, unknown))
         raise SpecError(
@@ -55,13 +50,6 @@ def resolve_fields(
         )
     host = host_of(level, target, environ, python if python in PYTHONS else PYTHONS[1])
     return fill_in_neuron_config(request.arguments, family=family, level=level, host=host)
-
-
-_HANDLED = frozenset({
-    "block_size", "enable_prefix_caching", "lora_modules", "max_lora_rank", "max_loras",
-    "num_gpu_blocks_override", "target_modules",
-})  # fmt: skip
-"""Names that vLLM takes beside NeuronConfig's own."""
 
 
 def _read_answer(answer: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ _NOT_SERIALIZED = frozenset({
     "num_labels",
 })  # fmt: skip
 
-_UNREADABLE = frozenset({"use_return_dict"})
+_UNREADABLE = frozenset({"attribute_map", "use_return_dict"})
 
 _TORCH_DTYPES = {
     name: name
@@ -68,7 +68,7 @@ def _fill_in(
     config: Mapping[str, Any], base: Mapping[str, Any], cls: Mapping[str, Any]
 ) -> dict[str, Any]:
     if unreadable := sorted(_UNREADABLE & set(config)):
-        raise ModelFormatError(f"transformers does not accept {unreadable[0]!r} in config.json")
+        raise ModelFormatError(f"{unreadable[0]!r} in config.json is not accepted")
     given = {
         cls["attribute_map"].get(name, name): deepcopy(value)
         for name, value in config.items()
@@ -79,7 +79,7 @@ def _fill_in(
         if attributes[name] is None:
             attributes[name] = deepcopy(value)
     _take_dtype(attributes, base, given)
-    _label(attributes, config)
+    _label(attributes, config, null_counts="dtype" in base)
     attributes["pruned_heads"] = _integer_keys("pruned_heads", attributes["pruned_heads"])
     try:
         _derive(attributes, frozenset(cls["rules"]))
@@ -95,7 +95,10 @@ def _fill_in(
 def _fill_in_sub(
     config: Mapping[str, Any] | None, base: Mapping[str, Any], cls: Mapping[str, Any]
 ) -> dict[str, Any]:
-    attributes = _fill_in(config or {}, base, cls)
+    config = config or {}
+    if unknown := sorted(set(config) - {*cls["parameters"], "model_type"}):
+        raise ModelFormatError(f"{unknown[0]!r} inside a part of config.json is not accepted")
+    attributes = _fill_in(config, base, cls)
     attributes.pop("transformers_version", None)
     return {**attributes, "_name_or_path": "", "model_type": ""}
 
@@ -136,13 +139,15 @@ def _take_dtype(
     attributes[name] = None if value is None else _TORCH_DTYPES[value]
 
 
-def _label(attributes: dict[str, Any], config: Mapping[str, Any]) -> None:
+def _label(attributes: dict[str, Any], config: Mapping[str, Any], *, null_counts: bool) -> None:
+    """Name the labels; ``null_counts`` where a null number of them means the default."""
     if config.get("id2label") is not None:
         attributes["id2label"] = _integer_keys("id2label", config["id2label"])
         attributes["label2id"] = deepcopy(config.get("label2id"))
         return
     count = config.get("num_labels")
-    if count is not None and not isinstance(count, int):
+    is_null = count is None and (null_counts or "num_labels" not in config)
+    if not is_null and not isinstance(count, int):
         raise ModelFormatError(f"num_labels {count!r} in config.json is not a number")
     names = [f"LABEL_{label}" for label in range(2 if count is None else count)]
     attributes["id2label"] = dict(enumerate(names))

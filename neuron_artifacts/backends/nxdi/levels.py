@@ -71,7 +71,9 @@ def level_of(name: str) -> SdkLevel:
         It is not one of :data:`TRANSFORMERS`.
     """
     if name not in TRANSFORMERS:
-        raise SpecError(f"unknown SDK level {name!r}", hint=f"one of {', '.join(TRANSFORMERS)}")
+        known = next((each for each in TRANSFORMERS if name.startswith(f"{each}.")), None)
+        hint = f"for SDK {name}, write {known}" if known else f"one of {', '.join(TRANSFORMERS)}"
+        raise SpecError(f"unknown SDK level {name!r}", hint=hint)
     return SdkLevel(name, TRANSFORMERS[name])
 
 

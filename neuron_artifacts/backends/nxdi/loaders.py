@@ -30,6 +30,13 @@ class Speculation:
     num_tokens: int
     method: str | None = None
 
+    @property
+    def is_eagle(self) -> bool:
+        """As newer vLLM decides (``SpeculativeConfig.__post_init__``): also by the draft's name."""
+        if self.method in ("eagle", "eagle3"):
+            return self.method == "eagle"
+        return "eagle-" in self.model.lower()
+
 
 @dataclass(frozen=True)
 class VllmArguments:
@@ -218,7 +225,7 @@ def _plugin_arguments(
             "enable_fused_speculation": True,
             "speculation_length": arguments.speculation.num_tokens,
         }
-        if arguments.speculation.method == "eagle":
+        if arguments.speculation.is_eagle:
             kwargs["enable_eagle_speculation"] = True
     if not override.get("chunked_prefill_config", True):
         del override["chunked_prefill_config"]

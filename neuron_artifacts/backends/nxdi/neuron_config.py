@@ -58,6 +58,18 @@ WRONG_VALUES = (TypeError, AttributeError, ValueError, ArithmeticError, LookupEr
 
 _SORTED = ("context_encoding_buckets", "token_generation_buckets", "token_generation_batches")
 
+_ALIASES = (
+    "async", "disable_normalize_top_k_affinities", "logical_neuron_cores", "router_act_fn",
+    "router_dtype",
+)  # fmt: skip
+"""Arguments that reach a field of another name."""
+
+_OF_LOADERS = (
+    "block_size", "enable_prefix_caching", "lora_modules", "max_lora_rank", "max_loras",
+    "num_gpu_blocks_override", "target_modules",
+)  # fmt: skip
+"""Names that vLLM takes beside NeuronConfig's own."""
+
 _UNKNOWABLE = ("kv_quant_config", "tensor_replacement_config")
 
 
@@ -145,6 +157,14 @@ def reaching_arguments(
         if given.get(name) is not None:
             raise SpecError(f"the text of {name} cannot be known without NxD Inference")
     return given
+
+
+def unknown_arguments(
+    kwargs: Mapping[str, Any], family: Family, level: SdkLevel
+) -> tuple[str, ...]:
+    """Which arguments neither the class nor vLLM's loaders know."""
+    known = {*field_defaults(family, level), *_ALIASES, *_OF_LOADERS}
+    return tuple(sorted(set(kwargs) - known))
 
 
 def _unusable(error: Exception) -> SpecError:

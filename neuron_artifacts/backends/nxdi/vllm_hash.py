@@ -25,13 +25,18 @@ from neuron_artifacts.backends.nxdi.loaders import (
     neuron_arguments,
     resolve_dtype,
 )
-from neuron_artifacts.backends.nxdi.neuron_config import build_neuron_config
+from neuron_artifacts.backends.nxdi.neuron_config import build_neuron_config, unknown_arguments
 from neuron_artifacts.errors import SpecError, UnsupportedModelError
 
 _REFUSED_ENVIRONMENT = {
-    "ENABLE_NEURON_MULTI_NODE": "each node of a multi-node deployment has a hash of its own",
-    "DISABLE_NEURON_CUSTOM_SCHEDULER": "vLLM's own scheduler decides on chunked prefill",
-}
+    "ENABLE_NEURON_MULTI_NODE": (
+        "aws-fork-", "each node of a multi-node deployment has a hash of its own",
+    ),
+    "DISABLE_NEURON_CUSTOM_SCHEDULER": (
+        "vllm-neuron-", "vLLM's own scheduler decides on chunked prefill",
+    ),
+}  # fmt: skip
+"""Variables of some loaders' processes, and why they are not followed."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def vllm_artifact_hash(
     site = _Site(family_for(config, loader, level), level, host)
     if loader is None or arguments is None:
         attributes = site.configure(config, model, site.fill_in(override), site.family)
-        return _digest(attributes, site.notes())
+        return _digest(attributes, site.notes(override))
     arguments = replace(arguments, dtype=resolve_dtype(loader, arguments.dtype, config, level))
     _check_chunked_prefill(loader, level, override)
     fields = site.fill_in(neuron_arguments(loader, arguments, override))
@@ -107,7 +112,7 @@ def vllm_artifact_hash(
         attributes["fused_spec_config"] = site.attach(
             loader, arguments.speculation.model, draft, draft_config
         )
-    return _digest(attributes, (*_loader_notes(loader, arguments, override), *site.notes()))
+    return _digest(attributes, (*_loader_notes(loader, arguments, override), *site.notes(override)))
 
 
 @dataclass(frozen=True)
@@ -141,11 +146,16 @@ class _Site:
         draft = self.configure(config, model, fields, own or self.family)
         return fused_speculation(self.family, draft, model, level=self.level, draft_class=own)
 
-    def notes(self) -> tuple[str, ...]:
+    def notes(self, override: Mapping[str, Any]) -> tuple[str, ...]:
+        notes = [
+            f"NeuronConfig of SDK {self.level.name} has no field {name!r}: it is dropped there too"
+            for name in unknown_arguments(override, self.family, self.level)
+            if name != "draft_overrides"
+        ]
         if self.family.is_moe and self.level.since("2.24"):
             python = self.host.python
-            return (f"computed for Python {python}: 3.10 and later versions differ here",)
-        return ()
+            notes.append(f"computed for Python {python}: 3.10 and later versions differ here")
+        return tuple(notes)
 
 
 def _check_loader(
@@ -160,8 +170,8 @@ def _check_loader(
         raise SpecError(f"unknown loader {loader!r}", hint=f"one of {names}")
     if arguments is None:
         raise SpecError(f"{loader} needs vLLM's options")
-    for name, reason in _REFUSED_ENVIRONMENT.items():
-        if environ.get(name, "").lower() not in ("", "0", "false"):
+    for name, (who, reason) in _REFUSED_ENVIRONMENT.items():
+        if loader.startswith(who) and environ.get(name, "").lower() not in ("", "0", "false"):
             raise UnsupportedModelError(
                 f"{name}={environ[name]}: {reason}, and that is not computed here",
                 hint=f"unset {name}",

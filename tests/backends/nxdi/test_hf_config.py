@@ -89,11 +89,24 @@ def test_versions_differ_in_one_known_attribute() -> None:
         {"use_return_dict": True},
         {"rope_scaling": 3},
         {"num_labels": [2]},
+        {"attribute_map": {"a": "b"}},
     ],
 )
 def test_what_transformers_does_not_accept(config: dict[str, Any]) -> None:
     with pytest.raises(ModelFormatError):
         load(**config)
+
+
+def test_a_null_number_of_labels() -> None:
+    assert load("4.56.2", num_labels=None)["id2label"] == {0: "LABEL_0", 1: "LABEL_1"}
+    with pytest.raises(ModelFormatError):
+        load("4.51.3", num_labels=None)
+
+
+def test_parts_take_only_what_their_class_knows() -> None:
+    assert load("4.57.6", "dbrx", attn_config={"model_type": "", "kv_n_heads": 3})
+    with pytest.raises(ModelFormatError, match="'foo'"):
+        load("4.57.6", "dbrx", attn_config={"foo": 1})
 
 
 def test_unknown_classes() -> None:

@@ -110,7 +110,11 @@ def test_spelling_of_the_path_counts() -> None:
 
 
 def test_an_unknown_argument_does_not_count() -> None:
-    assert md5(override_neuron_config={"not_a_field": 1}) == md5()
+    result = vllm_artifact_hash(
+        LLAMA, model="tiny-llama", sdk="2.24", override_neuron_config={"fused_qvk": True}
+    )
+    assert result.md5 == md5()
+    assert any("'fused_qvk'" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("sdk", TRANSFORMERS)
@@ -138,19 +142,48 @@ def test_environment_counts_as_it_does_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "error"),
+    ("loader", "environ", "error"),
     [
-        ({"NEURON_LOGICAL_NC_CONFIG": "two"}, SpecError),
-        ({"NEURON_PLATFORM_TARGET_OVERRIDE": "gpu"}, SpecError),
-        ({"ENABLE_NEURON_MULTI_NODE": "true"}, UnsupportedModelError),
-        ({"DISABLE_NEURON_CUSTOM_SCHEDULER": "1"}, UnsupportedModelError),
+        ("vllm-neuron-0.2", {"NEURON_LOGICAL_NC_CONFIG": "two"}, SpecError),
+        ("vllm-neuron-0.2", {"NEURON_PLATFORM_TARGET_OVERRIDE": "gpu"}, SpecError),
+        ("aws-fork-2.24", {"ENABLE_NEURON_MULTI_NODE": "true"}, UnsupportedModelError),
+        ("vllm-neuron-0.2", {"DISABLE_NEURON_CUSTOM_SCHEDULER": "1"}, UnsupportedModelError),
     ],
 )
 def test_environments_that_cannot_be_computed(
-    environ: dict[str, str], error: type[Exception]
+    loader: str, environ: dict[str, str], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        md5_of_loader("vllm-neuron-0.2", environ=environ)
+        md5_of_loader(loader, environ=environ)
+
+
+def test_variables_count_only_for_loaders_that_read_them() -> None:
+    for loader, name in (
+        ("vllm-neuron-0.2", "ENABLE_NEURON_MULTI_NODE"),
+        ("aws-fork-2.24", "DISABLE_NEURON_CUSTOM_SCHEDULER"),
+    ):
+        assert md5_of_loader(loader, environ={name: "1"}) == md5_of_loader(loader)
+
+
+@pytest.mark.parametrize(
+    ("draft", "method", "is_eagle"),
+    [
+        ("draft", None, False),
+        ("draft", "eagle", True),
+        ("yuhuili/EAGLE-LLaMA3-Instruct-8B", None, True),
+        ("yuhuili/EAGLE-LLaMA3-Instruct-8B", "eagle3", False),
+        ("yuhuili/EAGLE3-LLaMA3.1-Instruct-8B", None, False),
+    ],
+)
+def test_newer_vllm_knows_an_eagle_by_its_name(
+    draft: str, method: str | None, is_eagle: bool
+) -> None:
+    speculation = Speculation(draft, 3, method)
+    result = vllm_artifact_hash(
+        LLAMA, model="m", sdk="2.29", loader="vllm-neuron-0.5", draft_config=LLAMA,
+        arguments=VllmArguments(2, 4, 512, "bfloat16", speculation=speculation),
+    )  # fmt: skip
+    assert ('"is_eagle_draft": true' in result.document) == is_eagle
 
 
 @pytest.mark.parametrize(
