@@ -12,6 +12,7 @@ import pytest
 from neuron_artifacts.remote import RemoteStore, moving, open_url
 from tests.neuron_cache.cache_hub import CacheHub
 from tests.remote import servers
+from tests.remote.radosgw import has_radosgw, radosgw
 from tests.remote.small_registry import SmallRegistry
 
 TOKEN = "hf_tester"
@@ -48,6 +49,14 @@ def s3_endpoint() -> Iterator[str]:
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def radosgw_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not has_radosgw():
+        pytest.skip("Ceph's radosgw is not installed (Debian: radosgw ceph-mon ceph-osd ceph-mgr)")
+    with radosgw(tmp_path_factory.mktemp("radosgw")) as endpoint:
+        yield endpoint
+
+
 @pytest.fixture
 def s3_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in servers.AWS.items():
@@ -74,15 +83,15 @@ def registry() -> Iterator[SmallRegistry]:
         yield server
 
 
-@pytest.fixture(params=["file", "s3", "hf", "oci"])
+@pytest.fixture(params=["file", "s3", "hf", "oci", pytest.param("radosgw", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty remote store of each kind."""
     kind = request.param
     if kind == "file":
         return Place(kind, f"file://{tmp_path}/remote")
-    if kind == "s3":
+    if kind in ("s3", "radosgw"):
         request.getfixturevalue("s3_environ")
-        endpoint = request.getfixturevalue("s3_endpoint")
+        endpoint = request.getfixturevalue(f"{kind}_endpoint")
         return Place(kind, f"s3://{servers.BUCKET}/{tmp_path.name}?endpoint={endpoint}")
     if kind == "hf":
         return Place(kind, f"hf://{REPO}", request.getfixturevalue("hub"))

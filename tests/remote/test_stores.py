@@ -18,6 +18,8 @@ from neuron_artifacts.remote.port import Blob
 from tests.remote.conftest import Place
 from tests.remote.samples import local_store, make_artifact
 
+LARGE = ["s3", pytest.param("radosgw", marks=pytest.mark.slow)]
+
 
 def test_an_artifact_goes_there_and_comes_back(place: Place, tmp_path: Path) -> None:
     artifact = make_artifact(tmp_path / "a")
@@ -64,6 +66,16 @@ def test_a_second_configuration_moves_its_graphs_alone(place: Place, tmp_path: P
     pulled = pull_artifact(place.store, second.name, here)
     assert pulled.fetched_bytes == graphs
     assert pulled.linked_bytes > 3 * 64 * 1024
+    assert verify_artifact(pulled.path, "full").status == "ok"
+
+
+@pytest.mark.parametrize("place", LARGE, indirect=True)
+def test_files_of_several_parts(place: Place, tmp_path: Path) -> None:
+    """Files larger than one part go up in several, and come down by ranges."""
+    artifact = make_artifact(tmp_path / "a", shards=2, shard_bytes=36 << 20)
+    pushed = push_artifact(place.store, artifact)
+    pulled = pull_artifact(place.store, artifact.name, local_store(tmp_path / "b"))
+    assert pulled.fetched_bytes == pushed.sent_bytes > 72 << 20
     assert verify_artifact(pulled.path, "full").status == "ok"
 
 
