@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from ssl import CERT_REQUIRED
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +15,11 @@ from neuron_artifacts.cli._logging import set_up_logging
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.cli._progress import show_progress
 
+if TYPE_CHECKING:
+    from neuron_artifacts.runtime.server.lifecycle import Tls
+
 MAX_WAITING = 1024
+_REQUIRE_CLIENTS = (f"--ssl-cert-reqs={int(CERT_REQUIRED)}",)
 API_KEY_VARIABLES = ("NEURON_ARTIFACTS_API_KEY", "VLLM_API_KEY")
 
 
@@ -106,7 +111,18 @@ def serve_command(
     ssl_certfile: Annotated[
         Path | None, typer.Option("--ssl-certfile", help="TLS certificate.")
     ] = None,
-    ssl_keyfile: Annotated[Path | None, typer.Option("--ssl-keyfile", help="TLS key.")] = None,
+    ssl_keyfile: Annotated[
+        Path | None,
+        typer.Option(
+            "--ssl-keyfile", help="TLS key. Its password: $NEURON_ARTIFACTS_SSL_PASSWORD."
+        ),
+    ] = None,
+    ssl_ca_certs: Annotated[
+        Path | None,
+        typer.Option(
+            "--ssl-ca-certs", help="Take only clients with a certificate of these authorities."
+        ),
+    ] = None,
     python: _serve_vllm.Python = None,
     vllm_loader: _serve_vllm.Loader = None,
     rank: _serve_vllm.Rank = None,
@@ -125,17 +141,20 @@ def serve_command(
     from neuron_artifacts.runtime.server.lifecycle import serve
 
     set_up_logging()
+    keys = _keys(api_key)
+    ssl = {"ssl-certfile": ssl_certfile, "ssl-keyfile": ssl_keyfile, "ssl-ca-certs": ssl_ca_certs}
+    tls = _tls(ssl_certfile, ssl_keyfile, ssl_ca_certs)
     directory = find_artifacts(artifacts)
     with show_progress() as observe:
         _ensure_valid(directory, verify, on_invalid, model, observe)
     if (engine or _engine_for(directory)) is Engine.vllm:
         _refuse_ours(uds, threads, max_waiting)
         flags = _serve_vllm.VllmFlags(
-            python, vllm_loader, rank, master_addr, tuple(vllm_arg or ()), ready_timeout, host,
-            port, tuple(served_model_name or ()), next(iter(_keys(api_key)), None),
-            {"ssl-certfile": ssl_certfile, "ssl-keyfile": ssl_keyfile}, shutdown_timeout,
+            python, vllm_loader, rank, master_addr,
+            (*(_REQUIRE_CLIENTS if ssl_ca_certs else ()), *(vllm_arg or ())), ready_timeout, host,
+            port, tuple(served_model_name or ()), next(iter(keys), None), ssl, shutdown_timeout,
         )  # fmt: skip
-        _warn_if_open(host, _keys(api_key))
+        _warn_if_open(host, keys)
         with show_progress() as observe:
             verify_trusted(directory, verify.value, observe)
         return _serve_vllm.serve_vllm(directory, flags, as_json=as_json)
@@ -144,19 +163,19 @@ def serve_command(
         rebuilt = compiles.count()
         compiles.forbid()
         loaded = load_artifact(directory, verify=verify.value, threads=threads, observe=observe)
-    state = _make_state(loaded, served_model_name, api_key, max_waiting)
+    state = _make_state(loaded, served_model_name, keys, max_waiting)
     if not uds:
         _warn_if_open(host, state.api_keys)
 
     def on_ready(bound_host: str, bound_port: int) -> None:
-        scheme = "https" if ssl_certfile else "http"
+        scheme = "https" if tls else "http"
         shown = f"[{bound_host}]" if ":" in bound_host else bound_host
         url = f"unix:{bound_host}" if uds else f"{scheme}://{shown}:{bound_port}"
         _announce(loaded, url, compiles.count() - rebuilt, rebuilt, as_json)
 
     return serve(
-        state, host=host, port=port, uds=uds, shutdown_timeout=shutdown_timeout, on_ready=on_ready,
-        ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
+        state, host=host, port=port, uds=uds, tls=tls, shutdown_timeout=shutdown_timeout,
+        on_ready=on_ready,
     ) or 0  # fmt: skip
 
 
@@ -191,18 +210,40 @@ def _ensure_valid(
 
 
 def _make_state(
-    loaded: Any, names: list[str] | None, api_keys: list[str] | None, max_waiting: int
+    loaded: Any, names: list[str] | None, keys: tuple[str, ...], max_waiting: int
 ) -> Any:
     from neuron_artifacts.runtime.server.state import make_state
 
     return make_state(
-        loaded, model_names=tuple(names or ()), api_keys=_keys(api_keys), max_waiting=max_waiting
+        loaded, model_names=tuple(names or ()), api_keys=keys, max_waiting=max_waiting
     )
 
 
 def _keys(told: list[str] | None) -> tuple[str, ...]:
+    from neuron_artifacts.errors import UsageError
+
     found = [os.environ[name] for name in API_KEY_VARIABLES if os.environ.get(name)]
-    return tuple(told or found[:1])
+    keys = tuple(told or found[:1])
+    if not all(key.strip() == key and key.isprintable() and key for key in keys):
+        raise UsageError(
+            "an API key is empty, or has blanks around it",
+            hint="clients send `Authorization: Bearer <key>`, where neither can be told",
+        )
+    return keys
+
+
+def _tls(certfile: Path | None, keyfile: Path | None, ca_certs: Path | None) -> Tls | None:
+    from neuron_artifacts.errors import UsageError
+    from neuron_artifacts.runtime.server.lifecycle import KEY_UNLOCK_VARIABLE, Tls
+
+    if certfile is None:
+        if keyfile or ca_certs:
+            raise UsageError(
+                "--ssl-keyfile and --ssl-ca-certs need --ssl-certfile",
+                hint="without a certificate everything would be sent in the clear",
+            )
+        return None
+    return Tls(certfile, keyfile, ca_certs, os.environ.get(KEY_UNLOCK_VARIABLE))
 
 
 def _refuse_ours(uds: Path | None, threads: int | None, max_waiting: int) -> None:
@@ -232,11 +273,20 @@ def _refuse(given: dict[str, bool], why: str, hint: str) -> None:
 
 
 def _warn_if_open(host: str, api_keys: tuple[str, ...]) -> None:
-    if host not in ("127.0.0.1", "::1", "localhost") and not api_keys:
+    if not api_keys and not _is_loopback(host):
         _output.talk(
             f"{_output.styled('WARNING:', 'yellow')} {host} may be reached from other machines "
             "and no --api-key is set"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _announce(loaded: Any, url: str, compiled: int, rebuilt: int, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,17 +20,35 @@ import uvicorn
 
 from neuron_artifacts.errors import ExitCode, ServeError
 from neuron_artifacts.runtime.server.app import create_app
+from neuron_artifacts.runtime.server.connections import Limits, Watch, allow_many_connections
 from neuron_artifacts.runtime.server.errors import unavailable
 from neuron_artifacts.runtime.server.sockets import bind_tcp, bind_unix
 from neuron_artifacts.runtime.server.state import ServerState
 
 OnReady = Callable[[str, int], None]
 
+_TICKS_A_SECOND = 10
+
 LAST_WORDS_SECONDS = 2
 """Time for the answers to requests that were cut off to reach their clients."""
 
+KEY_UNLOCK_VARIABLE = "NEURON_ARTIFACTS_SSL_PASSWORD"
+
 KEEP_ALIVE_SECONDS = 30
 """Longer than clients' pools keep idle connections, so that it is they who close them."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files in PEM form: the server's chain, and its key where that is apart.
+
+    With ``ca_certs`` only clients with a certificate of one of these authorities are served.
+    """
+
+    certfile: Path
+    keyfile: Path | None = None
+    ca_certs: Path | None = None
+    password: str | None = None
 
 
 def serve(
@@ -38,8 +57,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     uds: Path | None = None,
-    ssl_certfile: Path | None = None,
-    ssl_keyfile: Path | None = None,
+    tls: Tls | None = None,
     shutdown_timeout: float = 30.0,
     on_ready: OnReady | None = None,
 ) -> ExitCode:
@@ -66,10 +84,8 @@ def serve(
     ServeError
         The address or the certificate cannot be used, or the engine failed while serving.
     """
-    server = Server(
-        state, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
-        shutdown_timeout=shutdown_timeout,
-    )  # fmt: skip
+    server = Server(state, tls=tls, shutdown_timeout=shutdown_timeout)
+    allow_many_connections()
     if uds is None:
         listeners = bind_tcp(host, port)
         where = (host, int(listeners[0].getsockname()[1]))
@@ -94,12 +110,13 @@ class Server(uvicorn.Server):
         self,
         state: ServerState,
         *,
-        ssl_certfile: Path | None = None,
-        ssl_keyfile: Path | None = None,
+        tls: Tls | None = None,
         shutdown_timeout: float = 30.0,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(_configure(state, ssl_certfile, ssl_keyfile))
+        super().__init__(_configure(state, tls))
         self._state = state
+        self._watch = Watch(limits)
         self._shutdown_timeout = shutdown_timeout
         self._deadline: float | None = None
         self._stops = 0
@@ -137,6 +154,8 @@ class Server(uvicorn.Server):
         self._announce()
 
     async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_A_SECOND == 0:
+            self._watch.look(tuple(self.server_state.connections), time.monotonic())
         return await super().on_tick(counter) or self._is_over()
 
     def _is_over(self) -> bool:
@@ -156,22 +175,29 @@ class Server(uvicorn.Server):
         return True
 
 
-def _configure(
-    state: ServerState, ssl_certfile: Path | None, ssl_keyfile: Path | None
-) -> uvicorn.Config:
-    options: dict[str, Any] = {}
-    if ssl_certfile is not None:
-        options = {"ssl_certfile": ssl_certfile, "ssl_keyfile": ssl_keyfile}
+def _configure(state: ServerState, tls: Tls | None) -> uvicorn.Config:
     config = uvicorn.Config(
         create_app(state), lifespan="off", ws="none", log_config=None, access_log=False,
         server_header=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=LAST_WORDS_SECONDS, **options,
+        timeout_graceful_shutdown=LAST_WORDS_SECONDS, **(_tls_options(tls) if tls else {}),
     )  # fmt: skip
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
         raise ServeError(
-            f"the certificate {ssl_certfile} or its key cannot be used: {error}",
-            hint="--ssl-certfile and --ssl-keyfile take PEM files that belong together",
+            f"the certificate {tls.certfile if tls else ''} or its key cannot be used: {error}",
+            hint="--ssl-certfile and --ssl-keyfile take PEM files that belong together; the key's "
+            f"password comes from ${KEY_UNLOCK_VARIABLE}",
         ) from None
     return config
+
+
+def _tls_options(tls: Tls) -> dict[str, Any]:
+    return {
+        "ssl_certfile": tls.certfile,
+        "ssl_keyfile": tls.keyfile,
+        # Without any, OpenSSL would ask at the terminal, and a service would wait for ever.
+        "ssl_keyfile_password": tls.password or "none",
+        "ssl_ca_certs": tls.ca_certs,
+        "ssl_cert_reqs": ssl.CERT_REQUIRED if tls.ca_certs else ssl.CERT_NONE,
+    }

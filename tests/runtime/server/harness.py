@@ -176,7 +176,7 @@ def running(state: ServerState, **options: Any) -> Iterator[RunningServer]:
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert ready.wait(PATIENCE), "the server did not become ready"
-    scheme = "https" if "ssl_certfile" in options else "http"
+    scheme = "https" if options.get("tls") else "http"
     url = f"{scheme}://127.0.0.1:{listeners[0].getsockname()[1]}"
     running_server = RunningServer(url, state, server, thread, outcome)
     try:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ import httpx
 import pytest
 
 from neuron_artifacts.errors import ExitCode, ServeError
-from neuron_artifacts.runtime.server.lifecycle import Server, serve
+from neuron_artifacts.runtime.server.lifecycle import Server, Tls, serve
 from tests.runtime.server.harness import (
     PATIENCE,
     RunningServer,
@@ -132,22 +130,7 @@ def test_certificates_that_are_none(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cert.pem").write_text("not a certificate")
     for certificate in (tmp_path / "cert.pem", tmp_path / "missing.pem"):
         with pytest.raises(ServeError, match="certificate"):
-            Server(toy_state(folder), ssl_certfile=certificate, ssl_keyfile=None)
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
-def test_tls(folder: Path, tmp_path: Path) -> None:
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-         "-nodes", "-keyout", key, "-out", certificate, "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    with running(toy_state(folder), ssl_certfile=certificate, ssl_keyfile=key) as server:
-        trust = ssl.create_default_context(cafile=str(certificate))
-        response = httpx.post(server.url + "/v1/completions", json=TEXT, verify=trust)
-        assert response.json()["usage"]["completion_tokens"] == 20
+            Server(toy_state(folder), tls=Tls(certificate))
 
 
 @contextlib.contextmanager

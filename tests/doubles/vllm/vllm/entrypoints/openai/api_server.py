@@ -25,6 +25,7 @@ COMMON = {
     "model": str, "tensor-parallel-size": int, "max-num-seqs": int, "max-model-len": int,
     "dtype": str, "host": str, "port": int, "block-size": int, "num-gpu-blocks-override": int,
     "max-loras": int, "max-lora-rank": int, "ssl-certfile": str, "ssl-keyfile": str,
+    "ssl-ca-certs": str, "ssl-cert-reqs": int,
 }  # fmt: skip
 OWN = {
     "fork": {
