@@ -120,6 +120,7 @@ def read_folder(root: Path, *, name: str | None = None, revision: str | None = N
             f"{root} is not a folder", hint="name a model folder or a hub id, e.g. org/name"
         )
     known = known or {}
+    _refuse_stray_link(root, CONFIG_NAME)
     config = read_json(root / CONFIG_NAME)
     names, index = weight_names(root)
     weights = tuple(_file(root, file, known) for file in names)
@@ -237,12 +238,34 @@ def weight_names(root: Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:
     name = pick_weights(names, str(root))
     if name == SINGLE_NAME:
         return (SINGLE_NAME,), None
+    _refuse_stray_link(root, name)
     index = read_json(root / name)
     return shard_names(index, str(root / name)), index
 
 
+def _refuse_stray_link(root: Path, name: str) -> None:
+    """A link out of the folder leads to a file of the same name, or into the hub's own cache.
+
+    What a model's file holds is copied into artifacts, and those are pushed: a stranger's
+    ``vocab.json`` must not be somebody's private key.
+    """
+    path = root / name
+    if not path.exists():
+        return
+    real, folders = path.resolve(), [root]
+    if root.parent.name == "snapshots":  # blobs of the repository, and those that all share
+        folders += [root.parents[1] / "blobs", *(root.parents[2:3] and [root.parents[2] / "blobs"])]
+    if real.name == path.name or any(real.is_relative_to(f.resolve()) for f in folders):
+        return
+    raise ModelFormatError(
+        f"{path} is a link out of the folder, to {shorten(str(real))}",
+        hint="look where it leads, and put a copy in its place if that is meant",
+    )
+
+
 def _file(root: Path, name: str, known: Mapping[str, str]) -> ModelFile:
     path = root / name
+    _refuse_stray_link(root, name)
     try:
         return ModelFile(name, stat_regular(path).st_size, path, known.get(name))
     except FileNotFoundError:

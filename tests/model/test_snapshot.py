@@ -81,6 +81,70 @@ def test_links_out_of_a_folder_are_followed(tmp_path: Path) -> None:
     assert read_folder(tmp_path / "alias").name == "disk"
 
 
+SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors", "vocab.json", "merges.txt", "chat_template.jinja",
+     "additional_chat_templates/a.jinja"],
+)  # fmt: skip
+@pytest.mark.parametrize("through", ["a link", "links", "a relative link"])
+def test_links_to_what_has_another_name_are_not(tmp_path: Path, name: str, through: str) -> None:
+    """A repository that was cloned may name any file of whoever compiles it."""
+    (tmp_path / "id_ed25519").write_bytes(SECRET)
+    root = lay(tmp_path / "model", single())
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).unlink(missing_ok=True)
+    target: Path | str = tmp_path / "id_ed25519"
+    if through == "a relative link":
+        target = os.path.relpath(tmp_path / "id_ed25519", (root / name).parent)
+    if through == "links":
+        (root / "innocent").symlink_to(target)
+        target = root / "innocent"
+    (root / name).symlink_to(target)
+    with pytest.raises(ModelFormatError, match="link out of the folder"):
+        read_folder(root)
+
+
+def test_an_index_is_not_read_through_such_a_link_either(tmp_path: Path) -> None:
+    root = lay(tmp_path / "model", sharded())
+    (root / INDEX).rename(tmp_path / "other.json")
+    (root / INDEX).symlink_to(tmp_path / "other.json")
+    with pytest.raises(ModelFormatError, match="link out of the folder"):
+        read_folder(root)
+
+
+def test_links_within_a_folder_are_followed(tmp_path: Path) -> None:
+    root = lay(tmp_path / "model", {**single(), "merges.txt": b"x"})
+    (root / "other").write_bytes(b"y")
+    (root / "vocab.json").symlink_to("other")
+    assert "vocab.json" in {file.name for file in read_folder(root).asset_files}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_hubs_cache_is_links_and_no_way_out(tmp_path: Path, shared: bool) -> None:
+    """Entries of a cache that others can write are strangers' too."""
+    repository = tmp_path / "hub" / "models--o--m"
+    root = repository / "snapshots" / ("0" * 40)
+    blobs = lay(tmp_path / "hub" / "blobs" if shared else repository / "blobs", single())
+    root.mkdir(parents=True)
+    (repository / "blobs").mkdir(exist_ok=True)
+    for name in single():
+        blob = repository / "blobs" / f"etag-of-{name}"
+        if shared:
+            blob.symlink_to(blobs / name)
+        else:
+            (blobs / name).rename(blob)
+        (root / name).symlink_to(Path("../../blobs") / blob.name)
+    assert read_folder(root).weight_files
+    (tmp_path / "id_ed25519").write_bytes(SECRET)
+    (repository / "blobs" / "hostile").symlink_to(tmp_path / "id_ed25519")
+    (root / "vocab.json").symlink_to("../../blobs/hostile")
+    with pytest.raises(ModelFormatError, match="link out of the folder"):
+        read_folder(root)
+
+
 def _write(name: str, data: bytes) -> Callable[[Path], None]:
     return lambda root: (root / name).write_bytes(data) and None
 
