@@ -6,12 +6,14 @@ artifact always gives the same bytes.
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 from urllib.parse import quote
 
 from neuron_artifacts.artifact import Manifest
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _PYPI = ("neuronx", "torch", "transformers", "optimum", "libneuronxla", "vllm", "neuron-artifacts")
 
 
@@ -41,7 +43,7 @@ def make_sbom(manifest: Manifest) -> dict[str, Any]:
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, manifest.key)}",
         "version": 1,
         "metadata": {
-            "timestamp": manifest.created,
+            **({"timestamp": manifest.created} if _TIME.fullmatch(manifest.created) else {}),
             "tools": {"components": [{"type": "application", "name": manifest.created_by}]},
             "component": {
                 "type": "application",
@@ -61,8 +63,8 @@ def _model(manifest: Manifest) -> dict[str, Any]:
         "type": "machine-learning-model", "bom-ref": "model", "name": name,
     }  # fmt: skip
     if revision:
-        component["version"] = revision
-        component["purl"] = f"pkg:huggingface/{quote(name)}@{revision}"
+        component["version"] = str(revision)
+        component["purl"] = f"pkg:huggingface/{quote(name)}@{quote(str(revision), safe='')}"
     return component
 
 
