@@ -279,7 +279,7 @@ def _manifest(
         model={"name": name or UNKNOWN, "source": named or None, "revision": None},
         graphs=adopted_graphs(contents, key),
         files=staging.files,
-        serve=serve_recipe(contents, name or UNKNOWN),
+        serve=serve_recipe(contents, name or UNKNOWN, known_target),
         created=timestamp(),
         created_by=f"neuron-artifacts {__version__}, adopted",
     )

@@ -37,7 +37,8 @@ def adopt_command(
     """Bring a directory that vLLM compiled with NxD Inference into the store.
 
     It is checked and copied, never changed. What cannot be known of it, such as the compiler's
-    version, is recorded as unknown.
+    version, is recorded as unknown. The generation of vLLM is told by the configuration it asks
+    for.
     """
     from neuron_artifacts.build.adopt import adopt_directory
     from neuron_artifacts.cli._progress import show_progress
@@ -56,6 +57,7 @@ def adopt_command(
     rows = [
         ("key", adopted.manifest.key),
         ("vllm md5", adopted.manifest.serve["md5"]),
+        ("vllm loader", adopted.manifest.serve["loader"] or "not known: env needs --vllm-loader"),
         ("path", adopted.path),
         ("verdict", "was there already" if adopted.was_there else "adopted"),
         *(("left out", name) for name in adopted.left_out),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from neuron_artifacts.backends.nxdi.loaders import VllmArguments
+from neuron_artifacts.backends.nxdi.vllm_hash import vllm_artifact_hash
 from tests.artifact.neuron_files import (
     make_model_pt,
     make_neff,
@@ -17,6 +19,7 @@ from tests.artifact.neuron_files import (
     write_nxdi,
     write_optimum,
 )
+from tests.backends.nxdi.vectors import read
 from tests.cli.run import run
 from tests.doubles.environments import make_neuron_environment
 from tests.models import ADDER, copy_model
@@ -163,6 +166,33 @@ def test_what_vllm_compiled_answers_as_it_did(tmp_path: Path) -> None:
     assert answers[0].data == answers[1].data
     checked = run("validate", adopted.data["path"], "--full", "--python", python, "--json")
     assert (checked.code, checked.data["verdict"]) == (0, "usable")
+
+
+def test_the_vllm_that_asked_for_it_is_told(tmp_path: Path) -> None:
+    told = vllm_artifact_hash(
+        read("vectors")["models"]["tiny-llama"], model="tiny-llama", sdk="2.24",
+        loader="aws-fork-2.24", arguments=VllmArguments(2, 4, 512, "bfloat16"),
+        override_neuron_config={"save_sharded_checkpoint": True},
+    )  # fmt: skip
+    source = write_nxdi(tmp_path).rename(tmp_path / told.md5)
+    write(source / "neuron_config.json", f"{told.document}\n".encode())
+    model = copy_model(tmp_path / "model")
+    adopted = run("adopt", source, "--model", model, "--json", cwd=tmp_path, **QUIET)
+    assert adopted.code == 0, adopted.err
+    assert adopted.data["serve"]["loader"] == "aws-fork-2.24"
+    shown = run("env", adopted.data["path"], "--json").data
+    assert shown["loader"] == "aws-fork-2.24"
+    at = shown["command"].index("--override-neuron-config") + 1
+    assert json.loads(shown["command"][at]) == {"save_sharded_checkpoint": True}
+
+
+def test_a_vllm_that_cannot_be_told_must_be_named(tmp_path: Path, source: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    adopted = run("adopt", source, "--model", model, "--json", cwd=tmp_path, **QUIET)
+    assert adopted.data["serve"]["loader"] is None
+    result = run("env", adopted.data["path"])
+    assert (result.code, "--vllm-loader" in result.err) == (2, True)
+    assert run("env", adopted.data["path"], "--vllm-loader", "vllm-neuron-0.5").code == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from neuron_artifacts.artifact import FileEntry, GraphEntry
@@ -20,6 +21,7 @@ from neuron_artifacts.backends.nxdi.identity import (
     graphs_document,
     list_graphs,
 )
+from neuron_artifacts.backends.nxdi.recognise import recognise_loader, speculation_of
 from neuron_artifacts.errors import CorruptError, IncompatibleError
 from neuron_artifacts.key import ArtifactKey, digest_of, make_key
 from neuron_artifacts.neuron_config import NeuronConfig
@@ -147,23 +149,32 @@ def summarise(fields: Mapping[str, Any]) -> NeuronConfig:
         raise CorruptError(f"neuron_config.json {what}") from None
 
 
-def serve_recipe(contents: NeuronDirectory, served_name: str) -> dict[str, Any]:
-    """How it is served. ``md5`` is the name vLLM knows it by; its loader is not known."""
+def serve_recipe(contents: NeuronDirectory, served_name: str, target: str) -> dict[str, Any]:
+    """How it is served. ``md5`` is the name vLLM knows it by.
+
+    The ``loader`` is that of vLLM which asks for this configuration, where one can be told from
+    the others, and the overrides are what it was given.
+    """
     fields, config = contents.fields, summarise(contents.fields)
-    return {
+    content = contents.config.content if contents.config else {"neuron_config": fields}
+    level, speculation = level_of_fields(fields), speculation_of(content)
+    known = recognise_loader(content, level, target) if level else None
+    recipe: dict[str, Any] = {
         "max_model_len": min(
             int(fields["seq_len"]) - int(fields.get("speculation_length") or 0),
             config.max_model_len,
         ),
         "max_num_seqs": config.batch_size,
         "served_model_name": served_name,
-        "override_neuron_config": {},
+        "loader": known.loader if known else None,
+        "override_neuron_config": {**known.override, **known.options} if known else {},
         "ranks": {
             "start": fields.get("start_rank_id") or 0,
             "count": fields.get("local_ranks_size") or config.tp_degree,
         },
         "md5": contents.config.md5s[-1] if contents.config else None,
     }
+    return recipe | ({"speculation": asdict(speculation)} if speculation else {})
 
 
 def _draft_config(content: Mapping[str, Any]) -> dict[str, Any] | None:

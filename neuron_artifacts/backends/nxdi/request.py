@@ -74,7 +74,7 @@ def make_request(
     SpecError
         The loader would refuse the combination.
     """
-    loader = spec.vllm_loader or _loader_of(sdk, plugin_version)
+    loader = spec.vllm_loader or loader_of_level(sdk, plugin_version)
     if loader not in LOADERS:
         raise SpecError(
             f"unknown vllm_loader {loader!r}",
@@ -97,7 +97,8 @@ def make_request(
     )
 
 
-def _loader_of(sdk: str, plugin_version: str | None) -> str:
+def loader_of_level(sdk: str, plugin_version: str | None = None) -> str:
+    """The generation of vLLM that goes with an SDK level and the plugin installed."""
     if plugin_version:
         is_old = re.match(r"0\.[0-3](\.|$)", plugin_version)
         return "vllm-neuron-0.2" if is_old else "vllm-neuron-0.5"

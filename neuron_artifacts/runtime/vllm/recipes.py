@@ -101,9 +101,16 @@ def make_recipe(served: Served, directory: Path, loader: str | None, site: Site)
 
 def _check(served: Served, loader: str | None) -> None:
     check_backend(served.backend)
+    names = f"one of {', '.join(GENERATIONS)}"
+    if loader is None:
+        raise UsageError(
+            "which vLLM it was compiled for is not known: it was adopted, and several generations, "
+            "or none, ask for its configuration",
+            hint=f"name the one that serves it with --vllm-loader: {names}",
+        )
     if loader not in GENERATIONS:
-        raise UsageError(f"unknown vLLM loader {loader!r}", hint=f"one of {', '.join(GENERATIONS)}")
-    wanted = {NATIVE: "vllm-neuron", OPTIMUM: OPTIMUM}.get(str(loader), "nxdi")
+        raise UsageError(f"unknown vLLM loader {loader!r}", hint=names)
+    wanted = {NATIVE: "vllm-neuron", OPTIMUM: OPTIMUM}.get(loader, "nxdi")
     if served.backend != wanted:
         raise IncompatibleError(
             f"{loader} loads artifacts of {wanted}, and this one is of {served.backend}",
