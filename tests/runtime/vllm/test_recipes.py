@@ -289,7 +289,7 @@ def test_where_to_listen() -> None:
         ("cpu", None, IncompatibleError, "backend cpu"),
         ("transformers-neuronx", None, IncompatibleError, "transformers-neuronx"),
         ("nxdi", "vllm-9", UsageError, "unknown vLLM loader"),
-        ("nxdi", None, UsageError, "unknown vLLM loader None"),
+        ("nxdi", None, UsageError, "is not known"),
         ("nxdi", "vllm-neuron-0.21", IncompatibleError, "artifacts of vllm-neuron"),
         ("vllm-neuron", "vllm-main", IncompatibleError, "artifacts of nxdi"),
     ],
