@@ -127,7 +127,7 @@ class HubStore:
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
-            with _quietly():
+            with quietly():
                 self._api.create_commit(
                     self.repo_id, operations, revision="main", parent_commit=parent,
                     commit_message=f"Add artifact {manifest.artifact.key[:16]}",
@@ -147,7 +147,7 @@ class HubStore:
         if start:
             headers["Range"] = f"bytes={start}-"
         timeout = hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with self._explained(path), _quietly():
+        with self._explained(path), quietly():
             with _open(hub.utils.get_session(), url, headers, timeout) as response:
                 hub.utils.hf_raise_for_status(response)
                 chunks = getattr(response, "iter_bytes", None) or response.iter_content
@@ -157,7 +157,7 @@ class HubStore:
                     skip = max(0, skip - len(chunk))
 
     def _ask(self, call: Callable[[], T]) -> T:
-        with self._explained(None), _quietly():
+        with self._explained(None), quietly():
             return call()
 
     @contextmanager
@@ -203,7 +203,7 @@ class _Quietly:
                     self._silence.close()
 
 
-_quietly = _Quietly()
+quietly = _Quietly()
 
 
 def _open(session: Any, url: str, headers: dict[str, str], timeout: float) -> Any:

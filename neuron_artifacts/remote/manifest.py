@@ -7,17 +7,21 @@ reader needs to get every file: which weights a hub has, and the signature's own
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from neuron_artifacts._files import is_sha256, load_json_object
+from neuron_artifacts._files import is_safe_relative, is_sha256, load_json_object
 from neuron_artifacts.artifact import SIDECARS, FileEntry, Manifest, parse_manifest
 from neuron_artifacts.errors import CorruptError, IncompatibleError
 
 SCHEMA = 1
 MAX_BYTES = 64 << 20
+
+_REPO = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,12 @@ def _sidecar(row: Mapping[str, Any]) -> Sidecar:
 
 
 def _reference(digest: str, row: Mapping[str, Any]) -> Reference:
-    if not is_sha256(digest) or not all(isinstance(value, str) for value in row.values()):
+    """A stranger's words, which become a URL and a path in the hub's cache."""
+    reference = Reference(**row)
+    repo, revision, path = reference.repo, reference.revision, reference.path
+    if not (
+        is_sha256(digest) and isinstance(path, str) and is_safe_relative(path)
+        and _REPO.fullmatch(repo) and ".." not in repo and _COMMIT.fullmatch(revision)
+    ):  # fmt: skip
         raise ValueError("a reference is malformed")
-    return Reference(**row)
+    return reference

@@ -138,7 +138,10 @@ class _Pull:
         """Link or fetch every file that the manifest lists."""
         lacking = self._link_local()
         check_space(self._staging, sum({f.sha256: f.size for f in lacking}.values()))
-        found = self._fetch_all({file.sha256: file for file in lacking}, self._observe)
+        wanted = {file.sha256: file for file in lacking}
+        found = self._fetch_all(wanted, self._observe)
+        references = self.whole.references
+        self._from_hub = sum(f.size for f in wanted.values() if f.sha256 in references)
         for file in lacking:
             self._place(found[file.sha256], file)
 
@@ -182,9 +185,7 @@ class _Pull:
     def _fetch(self, entry: FileEntry | Sidecar, meter: Meter) -> Path:
         reference = self.whole.references.get(entry.sha256)
         if reference:
-            path = fetch_reference(reference, entry.size, meter.add)
-            self._from_hub += entry.size
-            return path
+            return fetch_reference(reference, entry.size, meter.add)
         return self._incoming.fetch(
             entry.sha256, entry.size,
             lambda start: self._remote.read(entry.sha256, entry.size, start),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from neuron_artifacts.artifact import Manifest
 from neuron_artifacts.errors import RefusedError
-from neuron_artifacts.model.hub_client import HubClient, quiet
+from neuron_artifacts.model.hub_client import HubClient
+from neuron_artifacts.remote.hub import quietly
 from neuron_artifacts.remote.manifest import Reference
 from neuron_artifacts.remote.port import OnBytes
 
@@ -31,7 +32,7 @@ def find_references(manifest: Manifest) -> dict[str, Reference]:
             hint="push without --weights by-reference",
         )
     client = HubClient(source, revision, None, None)
-    with quiet(), client.explained():
+    with quietly(), client.explained():
         listing = client.list_files(revision)
     places = {remote.sha256: name for name, remote in listing.files.items() if remote.sha256}
     return {
@@ -50,7 +51,7 @@ def fetch_reference(reference: Reference, size: int, on_bytes: OnBytes) -> Path:
         With what to do about a private or gated repository.
     """
     client = HubClient(reference.repo, reference.revision, None, None, _adding(on_bytes))
-    with quiet():
+    with quietly():
         return client.fetch(reference.path, reference.revision, size).resolve()
 
 

@@ -75,9 +75,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """DeleteObjects."""
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        for name in re.findall(r"<Key>([^<]*)</Key>", body):
+        names = re.findall(r"<Key>([^<]*)</Key>", body)
+        for name in names:
             self.s3.objects.pop(f"{self._name().strip('/')}/{unescape(name)}", None)
-        self._send(200, b"<DeleteResult/>")
+        gone = "".join(f"<Deleted><Key>{name}</Key></Deleted>" for name in names)
+        self._send(200, f"<DeleteResult>{gone}</DeleteResult>".encode())
 
     def _name(self) -> str:
         return unquote(urlsplit(self.path).path).lstrip("/")
