@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,9 @@ from neuron_artifacts.events import (
     PhaseEnded,
     Waiting,
 )
+
+RATE_SECONDS = 10.0
+"""What a rate is measured over: long enough to be steady, short enough to follow a network."""
 
 HEARTBEAT_SECONDS = 30.0
 """Between two lines of the same slow thing where there is no live display."""
@@ -35,11 +39,31 @@ def show_progress() -> Iterator[Observer]:
         view.close()
 
 
+class Flow:
+    """Bytes a second of what is moving, over the last :data:`RATE_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def rate(self, event: BytesMoved, now: float) -> float | None:
+        """The rate after this event, or ``None`` before there are two to compare."""
+        if event.what != self._what or (self._seen and event.done < self._seen[-1][1]):
+            self._what = event.what  # something else, or a file begun again
+            self._seen.clear()
+        self._seen.append((now, event.done))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= RATE_SECONDS:
+            self._seen.popleft()
+        began, before = self._seen[0]
+        return (event.done - before) / (now - began) if now > began else None
+
+
 class _LineView:
     """One line an event; slow repeating ones only now and then."""
 
     def __init__(self) -> None:
         self._last: dict[str, float] = {}
+        self._flow = Flow()
 
     def see(self, event: Event) -> None:
         if isinstance(event, GraphChanged):
@@ -53,7 +77,8 @@ class _LineView:
         elif isinstance(event, Waiting):
             self._now_and_then("wait", _waiting_line(event), first=True)
         elif isinstance(event, BytesMoved):
-            self._now_and_then(event.what, _bytes_line(event), first=False)
+            line = _bytes_line(event, self._flow.rate(event, time.monotonic()))
+            self._now_and_then(event.what, line, first=False)
 
     def close(self) -> None:
         pass
@@ -76,6 +101,7 @@ class _LiveView:
         self._graphs: dict[tuple[str, int], GraphChanged] = {}
         self._began: dict[tuple[str, int], float] = {}
         self._status: str | None = None
+        self._flow = Flow()
         self._live: Any = None
 
     def see(self, event: Event) -> None:
@@ -92,7 +118,7 @@ class _LiveView:
         elif isinstance(event, Waiting):
             self._status = _waiting_line(event)
         else:
-            self._status = _bytes_line(event)
+            self._status = _bytes_line(event, self._flow.rate(event, time.monotonic()))
         self._open()
 
     def close(self) -> None:
@@ -139,6 +165,21 @@ def _waiting_line(event: Waiting) -> str:
     return f"waiting for {event.holder}, which builds the same key ({event.seconds:.0f} s so far)"
 
 
-def _bytes_line(event: BytesMoved) -> str:
-    share = f" ({100 * event.done // event.total} %)" if event.total else ""
-    return f"{event.what}: {event.done / 1e6:.0f} of {event.total / 1e6:.0f} MB{share}"
+def _bytes_line(event: BytesMoved, rate: float | None) -> str:
+    """``total`` may be unknown: zero."""
+    line = f"{event.what}: {event.done / 1e6:.0f} MB"
+    if event.total:
+        share = 100 * event.done // event.total
+        line = f"{line[:-3]} of {event.total / 1e6:.0f} MB ({share} %)"
+    line += f", {rate / 1e6:.1f} MB/s" if rate else ""
+    if rate and event.total:
+        line += f", {_duration((event.total - event.done) / rate)} left"
+    return line
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
