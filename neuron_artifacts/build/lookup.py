@@ -14,7 +14,7 @@ from neuron_artifacts.backends.checks import check_artifact
 from neuron_artifacts.backends.findings import Finding, order, refuse
 from neuron_artifacts.backends.registry import get_backend
 from neuron_artifacts.build.progress import ByteReport
-from neuron_artifacts.errors import ResourceError, StoreError
+from neuron_artifacts.errors import CorruptError, ResourceError, StoreError, UntrustedError
 from neuron_artifacts.events import Note, Observer, ignore
 from neuron_artifacts.model import ModelSnapshot
 from neuron_artifacts.plan import Broken, Candidate, Decision, decide
@@ -22,6 +22,7 @@ from neuron_artifacts.preflight import check_resources, measure
 from neuron_artifacts.spec import ARTIFACTS_VARIABLE, CompileSpec
 from neuron_artifacts.store import LocalStore
 from neuron_artifacts.store.failures import recall_failure
+from neuron_artifacts.trust.policy import Policy, load_policy, require_trust
 
 
 def resolve_request(
@@ -54,11 +55,17 @@ def look_up(
 ) -> Decision:
     """Check what exists and decide, changing nothing.
 
+    Of an artifact that the policy does not trust nothing is taken: its graphs are code, and a
+    signature of what they were linked into would vouch for them.
+
     Raises
     ------
     StoreError
         Something that is no artifact lies at ``destination``.
+    UsageError
+        The policy cannot be read.
     """
+    policy = load_policy()
     candidates: list[Candidate] = []
     broken: list[Broken] = []
     key = resolved.key.key
@@ -69,7 +76,7 @@ def look_up(
         )
         if verdict.status != "missing" and path == destination:
             refuse_foreign(path, store, verdict.manifest is None)
-        if verdict.manifest:
+        if verdict.manifest and (path == destination or _is_trusted(path, policy)):
             candidates.append(Candidate(path, verdict.manifest, verdict.bad_files))
         if wanted and verdict.status not in ("ok", "missing"):
             broken.append(Broken(path, verdict.status, verdict.problems))
@@ -78,6 +85,14 @@ def look_up(
     decision = decide(resolved, candidates, broken, force=force)
     failure = recall_failure(store.root, resolved.key.graphs_digest)
     return replace(decision, known_failure=failure if decision.to_compile else None)
+
+
+def _is_trusted(directory: Path, policy: Policy) -> bool:
+    try:
+        require_trust(directory, policy.required(str(directory)))
+    except (UntrustedError, CorruptError):
+        return False
+    return True
 
 
 def needs_download(decision: Decision) -> bool:

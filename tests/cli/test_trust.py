@@ -92,6 +92,27 @@ def test_who_signs_is_asked_for_by_name(place: Path) -> None:
     assert "which is not valid" in stranger.err
 
 
+def test_nothing_is_taken_from_what_is_not_trusted(place: Path) -> None:
+    """Its graphs would be signed with what they were linked into, or served from a laxer place."""
+    shared = f"{place}/neuron-compiled-artifacts/*"
+    (place / "policy.yaml").write_text(
+        f"keys: {{release: release.pub}}\nrules: [{{stores: ['{shared}'], require: [release]}}]\n"
+    )
+    policy = {"NEURON_ARTIFACTS_POLICY": str(place / "policy.yaml")}
+
+    def compiled(output: str) -> int:
+        result = run("compile", ADDER, *FLAGS, "--output", output, "--json", cwd=place, **policy)
+        assert result.code == 0, result.err
+        return sum(graph["action"] == "compile" for graph in result.data["graphs"])
+
+    assert compiled("a") == 2
+    assert run("sign", artifact_of(place), "--key", "release.key", cwd=place).code == 0
+    assert compiled("b") == 0
+    (place / "policy.yaml").write_text("keys: {release: nowhere.pub}\n")
+    broken = run("compile", ADDER, *FLAGS, "--output", "c", cwd=place, **policy)
+    assert (broken.code, (place / "c").exists()) == (2, False)
+
+
 def test_a_damaged_artifact_is_not_signed(place: Path) -> None:
     weights = next((artifact_of(place) / "weights").iterdir())
     data = bytearray(weights.read_bytes())
