@@ -24,6 +24,8 @@ from neuron_artifacts.remote.manifest import Reference, RemoteManifest, Sidecar
 from neuron_artifacts.remote.moving import Meter, in_parallel, persistently
 from neuron_artifacts.remote.port import Blob, RemoteStore, unique
 from neuron_artifacts.remote.references import find_references
+from neuron_artifacts.store.leases import hold
+from neuron_artifacts.store.staging import reading
 
 Weights = Literal["copy", "by-reference"]
 
@@ -62,12 +64,19 @@ def push_artifact(
     RefusedError, HubError
         The weights cannot be left by reference.
     """
+    with hold(directory, is_use=False):
+        return _push(remote, directory, weights, observe)
+
+
+def _push(remote: RemoteStore, directory: Path, weights: Weights, observe: Observer) -> Pushed:
     began = time.monotonic()
-    manifest, data = _read(directory)
+    with reading(directory):
+        manifest, data = _read(directory)
     references = find_references(manifest) if weights == "by-reference" else {}
     if weights == "by-reference":
         _tell_copied(manifest, references, observe)
-    blobs, sidecars = _blobs(directory, manifest, references)
+    with reading(directory):
+        blobs, sidecars = _blobs(directory, manifest, references)
     digests = [blob.sha256 for blob in blobs]
     with announced(remote, digests):
         there = persistently(lambda: remote.sizes(digests))

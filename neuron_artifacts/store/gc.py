@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuron_artifacts.artifact import MANIFEST_NAME
-from neuron_artifacts.errors import MissError
+from neuron_artifacts.errors import MissError, StoreError
 from neuron_artifacts.store.failures import collect_failures
 from neuron_artifacts.store.leases import (
     INTENT,
@@ -28,6 +28,7 @@ from neuron_artifacts.store.leases import (
     store_time,
 )
 from neuron_artifacts.store.local import LocalStore, is_ours
+from neuron_artifacts.store.names import find_called
 from neuron_artifacts.store.owner import Owner, is_abandoned
 from neuron_artifacts.store.staging import rename_without_replacing, storing
 
@@ -146,8 +147,23 @@ def take_inventory(store: LocalStore) -> tuple[list[Entry], float]:
 
 
 def remove(store: LocalStore, removals: Sequence[Removal]) -> list[Removal]:
-    """Carry a plan out; gives what really went. What came into use meanwhile stays."""
-    return [removal for removal in removals if _remove(store, removal.entry.path)]
+    """Carry a plan out; gives what really went. What came into use meanwhile stays.
+
+    Raises
+    ------
+    StoreError
+        Something could not be removed; all else was.
+    """
+    removed, failed = [], None
+    for removal in removals:
+        try:
+            if _remove(store, removal.entry.path):
+                removed.append(removal)
+        except StoreError as error:
+            failed = error
+    if failed:
+        raise failed
+    return removed
 
 
 def find_litter(store: LocalStore) -> dict[Path, int]:
@@ -246,7 +262,7 @@ def _put_back(target: Path, path: Path) -> None:
 
 
 def find_artifact(store: LocalStore, name: str) -> Path:
-    """An artifact by its key, the unique beginning of one, or its directory.
+    """An artifact by its key, the unique beginning of one, vLLM's md5, or its directory.
 
     Raises
     ------
@@ -256,7 +272,7 @@ def find_artifact(store: LocalStore, name: str) -> Path:
     if name and (Path(name) / MANIFEST_NAME).is_file():
         path = Path(name).absolute()
         return path.resolve() if path.is_symlink() else path
-    found = [path for path in store.directories() if path.name.startswith(name)]
+    found = find_called(store, name)
     if len(found) != 1:
         raise MissError(
             f"{store.root} has {'no artifact' if not found else f'{len(found)} artifacts'} "

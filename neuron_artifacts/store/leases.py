@@ -28,8 +28,10 @@ _DECISION_SECONDS = 5.0
 
 
 @contextmanager
-def hold(artifact: Path) -> Iterator[None]:
+def hold(artifact: Path, *, is_use: bool = True) -> Iterator[None]:
     """Keep an artifact of a store from being collected until the block ends.
+
+    It counts as used thereby, unless ``is_use`` is false: to check it is no reason to keep it.
 
     Lease first, then a look for a collector's intent; the collector writes its intent first and
     looks for leases then. So one of the two sees the other: the collector leaves the artifact
@@ -44,6 +46,8 @@ def hold(artifact: Path) -> Iterator[None]:
     renewing = threading.Thread(target=_renew, args=(lease, stop), name="lease", daemon=True)
     renewing.start()
     try:
+        if is_use:
+            mark_used(artifact)
         _await_decision(artifact)
         yield
     finally:
@@ -173,7 +177,6 @@ def _write_lease(artifact: Path) -> Path | None:
             continue
         except OSError:
             return None
-        mark_used(artifact)
         return lease
     return None
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from neuron_artifacts._files import user_cache_dir
 from neuron_artifacts.artifact import MANIFEST_NAME, Verdict, verify_artifact
+from neuron_artifacts.store.leases import hold
 
 CHECKPOINT_SECONDS = 7 * 86400
 """An unfinished run that is older is begun anew."""
@@ -82,8 +83,9 @@ def checkpoint_of(root: Path) -> Path:
 
 
 def _verify(path: Path, on_bytes: Callable[[int], None] | None) -> tuple[Verdict, str]:
-    digest = _manifest_digest(path)
-    return verify_artifact(path, "full", on_bytes=on_bytes), digest
+    with hold(path, is_use=False):
+        digest = _manifest_digest(path)
+        return verify_artifact(path, "full", on_bytes=on_bytes), digest
 
 
 def _result(verdict: Verdict) -> ScrubResult:

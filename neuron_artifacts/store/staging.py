@@ -224,12 +224,25 @@ def storing(path: Path) -> Iterator[None]:
         raise StoreError(f"{error.filename or path}: {error.strerror or error}") from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError while reading below ``path`` into an error that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename or path} cannot be read: {error.strerror or error}"
+        ) from error
+
+
 def rename_without_replacing(source: Path, destination: Path) -> bool:
     """Rename a directory unless the destination exists; whether it happened.
 
     ``renameat2(RENAME_NOREPLACE)`` where the kernel and file system have it; elsewhere a plain
-    rename, which refuses to replace a directory that holds anything.
+    rename, which refuses to replace a directory that holds anything. Over NFS an answer can get
+    lost, and the repeated call then fails although the directory has been moved.
     """
+    moving = _inode(source)
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         result = libc.renameat2(
@@ -249,9 +262,19 @@ def rename_without_replacing(source: Path, destination: Path) -> bool:
             code = error.errno or errno.EIO
         else:
             return True
+    if moving is not None and _inode(source) is None and _inode(destination) == moving:
+        return True
     if code in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
         return False
     raise OSError(code, os.strerror(code), str(destination))
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -14,20 +14,21 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from neuron_artifacts.artifact import verify_artifact
 from neuron_artifacts.errors import NeuronArtifactsError
-from neuron_artifacts.store import LocalStore
 from tests.faults.jobs import JOBS
-from tests.faults.kill_at import is_step
+from tests.faults.kill_at import EVENTS
 
-_state = {"step": 0, "fatal": 0, "errno": 0}
+_state: dict[str, Any] = {"step": 0, "fatal": 0, "errno": 0, "place": ""}
 
 
 def _hook(event: str, args: tuple[object, ...]) -> None:
-    if not _state["fatal"] or not is_step(event) or event.startswith("shutil."):
+    if not _state["fatal"] or not event.startswith(EVENTS) or event.startswith("shutil."):
         return
-    if event == "open" and str(args[0]).endswith((".py", ".pyc", ".so")):
+    first = args[0] if args else None
+    is_path = isinstance(first, (str, bytes, os.PathLike))
+    if is_path and not os.fsdecode(first).startswith(_state["place"]):  # type: ignore[arg-type]
         return  # an import, not the job's
     _state["step"] += 1
     if _state["step"] == _state["fatal"]:
@@ -35,30 +36,29 @@ def _hook(event: str, args: tuple[object, ...]) -> None:
 
 
 def attempt(name: str, directory: Path, fatal: int) -> dict[str, object]:
-    prepare, job = JOBS[name]
-    prepare(directory)
-    _state.update(step=0, fatal=fatal)
+    job = JOBS[name]
+    job.prepare(directory)
+    _state.update(step=0, fatal=fatal, place=str(directory))
     raised = "nothing"
     try:
-        job(directory)
+        job.work(directory)
     except NeuronArtifactsError as error:
         raised = type(error).__name__
     except BaseException as error:  # noqa: BLE001 - the test wants to know of every one
         raised = f"!{type(error).__name__}: {error}"
     reached = _state["step"] >= fatal
     _state["fatal"] = 0
-    store = LocalStore(directory)
-    statuses = [verify_artifact(path, "full").status for path in store.directories()]
-    prepare(directory)
-    job(directory)
+    statuses = job.visible(directory)
+    job.prepare(directory)
+    job.work(directory)
     return {"step": fatal, "raised": raised, "statuses": statuses, "reached": reached}
 
 
 def main() -> None:
     name, directory = sys.argv[1], Path(sys.argv[3])
     _state["errno"] = getattr(errno, sys.argv[2])
-    JOBS[name][0](directory / "warm")
-    JOBS[name][1](directory / "warm")
+    JOBS[name].prepare(directory / "warm")
+    JOBS[name].work(directory / "warm")
     sys.addaudithook(_hook)
     for step in range(1, 2000):
         row = attempt(name, directory / str(step), step)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,7 +17,6 @@ from tests.cli.run import TOOL, run
 from tests.models import SMALL, copy_model
 
 FLAGS = [str(t) for name, value in SMALL.items() for t in (f"--{name.replace('_', '-')}", value)]
-KILLS = 12
 
 
 def start(place: Path, *flags: str, stderr: Path | None = None) -> subprocess.Popen[str]:
@@ -88,29 +85,6 @@ def test_broken_locks_cost_double_work_and_nothing_else(place: Path) -> None:
     assert verify_artifact(store.directories()[0], "full").status == "ok"
     assert not list((store.root / ".staging").glob("*"))
     assert not (store.root / ".set-aside").exists()
-
-
-def test_killed_at_random_moments_leaves_nothing_visible_and_blocks_nobody(place: Path) -> None:
-    seed = int(os.environ.get("FAULT_SEED", "0")) or random.randrange(1 << 30)
-    print(f"FAULT_SEED={seed}")
-    rng = random.Random(seed)
-    store = LocalStore(place)
-    killed = 0
-    for _ in range(KILLS):
-        process = start(place, "--force")
-        time.sleep(rng.uniform(0.05, 1.5))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        for path in store.directories():
-            assert verify_artifact(path, "full").status == "ok"
-    assert killed
-    # A hit writes nothing, so only a build clears away what the dead left. A compiler whose
-    # builder died a moment ago may still be writing; what it leaves goes with the next build.
-    for _ in range(2):
-        result = run("compile", "model", *FLAGS, "--force", "--json", cwd=place)
-        assert result.code == 0, result.err
-    assert not list((store.root / ".staging").glob("*")), "litter of the dead is collected"
-    assert _compilers_of(place) == []
 
 
 def _compilers_of(place: Path) -> list[str]:

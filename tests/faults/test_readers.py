@@ -82,7 +82,7 @@ def test_collecting_against_readers_and_writers(tmp_path: Path, record: Record) 
     publish(tmp_path)  # a store that is not there yet is nothing to collect, and `gc` says so
     jobs = [READER] * READERS + [WRITER] * 2 + [COLLECTOR] * 2
     processes = [start(code, tmp_path) for code in jobs]
-    results = [process.communicate(timeout=240) for process in processes]
+    results = [process.communicate(timeout=240 + SECONDS * RUNS) for process in processes]
     for process, (_, err) in zip(processes, results, strict=True):
         assert process.returncode == 0, err
     counts = [json.loads(out) for out, _ in results[:READERS]]
