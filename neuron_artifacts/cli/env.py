@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 
 def env_command(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact directory.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An artifact directory, or its key.")
+    ],
     *,
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on.")] = None,
     port: Annotated[
@@ -53,7 +55,9 @@ def env_command(
     from neuron_artifacts.runtime.vllm.recipes import Site, make_recipe
     from neuron_artifacts.runtime.vllm.serve import cache_root
     from neuron_artifacts.runtime.vllm.served import read_served
+    from neuron_artifacts.store.names import directory_called
 
+    directory = directory_called(directory)
     manifest = read_manifest(directory)
     served = read_served(manifest)
     root = cache_root(manifest, os.environ)

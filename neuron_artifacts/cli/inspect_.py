@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def inspect_command(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact directory.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An artifact directory, or its key.")
+    ],
     *,
     as_json: AsJson = False,
 ) -> int:
@@ -27,7 +29,9 @@ def inspect_command(
     """
     from neuron_artifacts.artifact import read_manifest
     from neuron_artifacts.errors import IncompleteError
+    from neuron_artifacts.store.names import directory_called
 
+    directory = directory_called(directory)
     contents = _read_contents(directory)
     try:
         manifest = read_manifest(directory)

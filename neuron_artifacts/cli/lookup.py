@@ -70,13 +70,16 @@ def lookup_command(
 
     Asks this store, the compile caches of this machine, the configured remotes and, with
     --backend optimum, the Hugging Face Neuron cache. Exits with 0 if a source has exactly what
-    was asked for, else with 3. Without MODEL, lists what all of them hold.
+    was asked for, else with 3. Without MODEL, lists what all of them hold; an md5 of vLLM's
+    instead of MODEL asks this store for what is called so.
     """
     from neuron_artifacts.neuron_cache import CacheOptions
     from neuron_artifacts.sources import choose_sources
     from neuron_artifacts.sources.remotes import configured_remotes
 
     spec = resolve_spec(sources.flags, config_file=sources.config_file, needs_model=False)
+    if _is_vllms_name(spec.model):
+        return _look_up_directory(spec, as_json)
     options = CacheOptions(tuple(cache_repo or ()), release, compiler, task, prove)
     told = spec.origins["backend"] != "default"
     asked = choose_sources(
@@ -88,6 +91,30 @@ def lookup_command(
     if not spec.model:
         return _list(spec, asked, offline, as_json)
     return _look_up(spec, asked, options, offline, as_json)
+
+
+def _is_vllms_name(model: str) -> bool:
+    from neuron_artifacts.artifact.neuron_config_file import is_md5
+
+    return is_md5(model) and not Path(model).exists()
+
+
+def _look_up_directory(spec: CompileSpec, as_json: bool) -> int:
+    """What vLLM would look for: this store knows it under another name."""
+    from neuron_artifacts.store import LocalStore
+    from neuron_artifacts.store.names import find_called
+
+    store = LocalStore(Path(spec.store))
+    found = find_called(store, spec.model)
+    if as_json:
+        paths = [str(path) for path in found]
+        _output.print_json({"md5": spec.model, "found": bool(found), "paths": paths})
+    else:
+        word = f"hit: {len(found)} in this store" if found else f"miss: {store.root} has none"
+        _output.write(f"vllm md5  {spec.model}\nverdict   {word}")
+        for path in found:
+            _output.write(f"key       {path.name}\nserve     {_render.serve_command(path)}")
+    return 0 if found else ExitCode.MISS
 
 
 def _look_up(

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def validate_command(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact directory.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An artifact directory, or its key.")
+    ],
     *,
     full: Annotated[
         bool, typer.Option("--full", help="Read every byte, not just manifest, sizes and headers.")
@@ -47,7 +49,9 @@ def validate_command(
     from neuron_artifacts.backends.checks import check_artifact
     from neuron_artifacts.backends.neuron_checks import check_neuron_directory
     from neuron_artifacts.errors import UsageError
+    from neuron_artifacts.store.names import directory_called
 
+    directory = directory_called(directory)
     depth: Depth = "full" if full else "quick"
     neuron = check_neuron_directory(directory, depth, host=_host(target, python))
     if neuron is None and (target or python):

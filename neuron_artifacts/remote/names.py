@@ -9,12 +9,14 @@ from pathlib import Path
 
 from neuron_artifacts._files import is_sha256
 from neuron_artifacts.artifact import MANIFEST_NAME
+from neuron_artifacts.artifact.neuron_config_file import is_md5
 from neuron_artifacts.errors import MissError, RefusedError, UsageError
 from neuron_artifacts.remote.config import check_name, check_url, read_remotes, write_remotes
 from neuron_artifacts.remote.connect import open_url
 from neuron_artifacts.remote.moving import persistently
 from neuron_artifacts.remote.port import Probe, RemoteStore
 from neuron_artifacts.store import LocalStore
+from neuron_artifacts.store.names import find_called
 
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
@@ -62,7 +64,7 @@ def remove_remote(name: str) -> str:
 
 
 def find_artifact(key: str, store: LocalStore) -> Path:
-    """The directory of an artifact here: named itself, by its key, or by a beginning of it.
+    """The directory of an artifact here: named itself, by its key or a beginning, or as vLLM does.
 
     Raises
     ------
@@ -76,6 +78,9 @@ def find_artifact(key: str, store: LocalStore) -> Path:
         if not path.is_dir():
             raise MissError(f"there is no directory {path}")
         return path.absolute()
+    called = find_called(store, key) if is_md5(key) else []
+    if len(called) == 1:
+        return called[0]
     names = [directory.name for directory in store.directories()]
     return store.path(_choose(key, names, str(store.root)))
 

@@ -22,6 +22,7 @@ from neuron_artifacts.events import BytesMoved, Note, Observer, PhaseEnded, igno
 from neuron_artifacts.model.snapshot import GENERATION_NAME, read_json
 from neuron_artifacts.spec import ARTIFACTS_VARIABLE
 from neuron_artifacts.store.leases import hold
+from neuron_artifacts.store.names import directory_called
 from neuron_artifacts.trust.policy import load_policy, require_trust
 
 if TYPE_CHECKING:
@@ -52,10 +53,14 @@ class LoadedArtifact:
 def find_artifacts(argument: Path | None, environ: Mapping[str, str] | None = None) -> Path:
     """The directory to load: the argument, else ``NEURON_COMPILED_ARTIFACTS``.
 
+    Either may be the name of an artifact in a store; see :func:`~.store.names.directory_called`.
+
     Raises
     ------
     UsageError
         Neither names one.
+    MissError
+        One names several.
     """
     environ = os.environ if environ is None else environ
     chosen = argument or environ.get(ARTIFACTS_VARIABLE)
@@ -65,7 +70,7 @@ def find_artifacts(argument: Path | None, environ: Mapping[str, str] | None = No
             hint=f"pass --artifacts DIR or set {ARTIFACTS_VARIABLE}; "
             "`neuron-artifacts compile` prints the directory it made",
         )
-    return Path(chosen).expanduser()
+    return directory_called(Path(chosen).expanduser(), environ)
 
 
 def load_artifact(

@@ -195,6 +195,33 @@ def test_a_vllm_that_cannot_be_told_must_be_named(tmp_path: Path, source: Path) 
     assert run("env", adopted.data["path"], "--vllm-loader", "vllm-neuron-0.5").code == 0
 
 
+def test_vllms_name_is_as_good_as_ours(tmp_path: Path, source: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    adopted = run("adopt", source, "--model", model, "--json", cwd=tmp_path, **QUIET).data
+    shutil.rmtree(source)
+    for name in (source.name, f"neuron-compiled-artifacts/{source.name}", adopted["key"][:12]):
+        shown = run("inspect", name, "--json", cwd=tmp_path)
+        assert (shown.code, shown.data["key"]) == (0, adopted["key"])
+        checked = run("validate", name, "--json", cwd=tmp_path, **QUIET)
+        assert (checked.code, checked.data["key"]) == (0, adopted["key"])
+    for command in ("verify", "pin", "sbom", "env"):
+        flags = ["--vllm-loader", "vllm-neuron-0.5"] if command == "env" else []
+        assert run(command, source.name, *flags, "--json", cwd=tmp_path).code == 0
+    found = run("cache-lookup", source.name, "--json", cwd=tmp_path)
+    assert (found.code, found.data["paths"]) == (0, [adopted["path"]])
+    assert adopted["key"] in run("cache-lookup", source.name, cwd=tmp_path).out
+    serving = run("serve", "--artifacts", source.name, cwd=tmp_path, **QUIET)
+    assert (serving.code, adopted["key"] in serving.err) == (1, True), "found, if not served"
+
+
+def test_a_name_of_nothing_is_a_miss(tmp_path: Path) -> None:
+    name = "0123456789abcdef" * 2
+    for command in (["inspect"], ["validate"], ["verify"], ["serve", "--artifacts"], ["env"]):
+        assert run(*command, name, cwd=tmp_path, **QUIET).code == 3
+    result = run("cache-lookup", name, "--json", cwd=tmp_path)
+    assert (result.code, result.data["found"]) == (3, False)
+
+
 @pytest.mark.parametrize(
     ("name", "data", "code", "message"),
     [
