@@ -102,16 +102,18 @@ class Proxy:
         self.cut_after: int | None = None
         self.cut = threading.Event()
         self._lock = threading.Lock()
+        self._dropped = threading.Event()
         proxy = self
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
+                dropped = proxy._dropped
                 with closing(socket.create_connection(("127.0.0.1", port))) as server:
                     back = threading.Thread(
-                        target=proxy._pump, args=(server, self.request, False), daemon=True
+                        target=proxy._pump, args=(server, self.request, False, dropped), daemon=True
                     )
                     back.start()
-                    proxy._pump(self.request, server, True)
+                    proxy._pump(self.request, server, True, dropped)
                     back.join()
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
@@ -129,20 +131,31 @@ class Proxy:
 
     def reset(self) -> None:
         """Count from nothing, and cut nothing."""
+        self._dropped = threading.Event()
         self.sent = self.received = 0
         self.cut_after = None
         self.cut.clear()
 
-    def _pump(self, source: socket.socket, target: socket.socket, up: bool) -> None:
+    def drop(self) -> None:
+        """End connections since :meth:`reset`; what the dead have left in them never counts."""
+        self._dropped.set()
+
+    def _pump(
+        self, source: socket.socket, target: socket.socket, up: bool, dropped: threading.Event
+    ) -> None:
         try:
             while data := source.recv(16 << 10):
                 with self._lock:
+                    if dropped.is_set():
+                        return
                     self.sent += len(data) if up else 0
                     self.received += 0 if up else len(data)
                     if self.cut_after and self.sent + self.received > self.cut_after:
                         self.cut.set()
                 while self.cut.is_set():
                     time.sleep(0.01)  # the one who waits for it kills the client now
+                if dropped.is_set():
+                    return
                 target.sendall(data)
         except OSError:
             pass

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,11 @@ from neuron_artifacts.remote import (
     pull_artifact,
     push_artifact,
 )
+from neuron_artifacts.remote.object_store import CloudObjects
+from neuron_artifacts.remote.objects import BLOBS, CasStore
 from tests.cli.run import TOOL
 from tests.remote import servers
+from tests.remote.conftest import REPO
 from tests.remote.samples import local_store, make_artifact
 from tests.remote.servers import Proxy
 
@@ -148,52 +152,87 @@ def test_killed_at_every_step_of_an_import(tmp_path: Path) -> None:
         assert verify_artifact(run(step).path, "full").status == "ok"  # type: ignore[attr-defined]
 
 
-@pytest.fixture
-def proxied(s3_endpoint: str, s3_environ: None) -> object:
-    with Proxy(int(s3_endpoint.rpartition(":")[2])) as proxy:
-        yield proxy
+@dataclass(frozen=True)
+class Proxied:
+    """A remote store behind a proxy; ``finished`` counts the bytes of its whole files."""
+
+    proxy: Proxy
+    url: str
+    finished: Callable[[], int] = lambda: 0
+
+
+@pytest.fixture(params=["s3", "oci", "hf"])
+def proxied(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Proxied]:
+    if request.param == "s3":
+        request.getfixturevalue("s3_environ")
+        endpoint = request.getfixturevalue("s3_endpoint")
+        place = f"s3://{servers.BUCKET}/{tmp_path.name}?endpoint="
+        direct = CasStore(CloudObjects(f"{place}{endpoint}", os.environ))
+        with Proxy(int(endpoint.rpartition(":")[2])) as proxy:
+            yield Proxied(
+                proxy, f"{place}{proxy.url}",
+                lambda: sum(listed.size for listed in direct.objects.list(BLOBS)),
+            )  # fmt: skip
+    elif request.param == "oci":
+        registry = request.getfixturevalue("registry")
+        with Proxy(int(registry.host.rpartition(":")[2])) as proxy:
+            yield Proxied(
+                proxy, f"oci://127.0.0.1:{proxy.port}/team/r",
+                lambda: sum(map(len, registry.blobs.values())),
+            )  # fmt: skip
+    else:
+        import huggingface_hub.constants as constants
+
+        hub = request.getfixturevalue("hub")
+        with Proxy(hub.port) as proxy:
+            hub.url = proxy.url  # where it says that uploads go
+            monkeypatch.setattr(constants, "ENDPOINT", proxy.url)
+            monkeypatch.setenv("HF_ENDPOINT", proxy.url)
+            monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+            yield Proxied(proxy, f"hf://{REPO}", lambda: sum(map(len, hub.lfs.values())))
 
 
 def kill_when_cut(proxy: Proxy, *arguments: object) -> None:
     """Run the command line and kill it once the proxy has passed on so many bytes."""
+    proxy.reset()
+    proxy.cut_after = 9 * MB
     process = subprocess.Popen(
         [*TOOL, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     assert proxy.cut.wait(60)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    proxy.reset()
+    proxy.drop()
 
 
-def test_a_killed_push_sends_finished_files_once(proxied: Proxy, tmp_path: Path) -> None:
+def test_a_killed_push_sends_finished_files_once(proxied: Proxied, tmp_path: Path) -> None:
     artifact = make_artifact(tmp_path / "a", shards=12, shard_bytes=MB)
-    url = f"s3://{servers.BUCKET}/{tmp_path.name}?endpoint={proxied.url}"
-    proxied.cut_after = 9 * MB
-    kill_when_cut(proxied, "push", artifact, "--to", url)
-    remote = open_url(url)
+    kill_when_cut(proxied.proxy, "push", artifact, "--to", proxied.url)
+    proxied.proxy.reset()
+    finished = proxied.finished()
+    remote = open_url(proxied.url)
     assert remote.keys() == []
-    proxied.reset()
     pushed = push_artifact(remote, artifact)
     assert pushed.published
-    finished = pushed.total_bytes - pushed.sent_bytes
     assert finished >= MB
-    assert pushed.sent_bytes <= proxied.sent < pushed.sent_bytes + MB // 2
+    missing = pushed.total_bytes - finished
+    assert proxied.proxy.sent < missing + MB // 2
     pulled = pull_artifact(remote, artifact.name, local_store(tmp_path / "b"))
     assert verify_artifact(pulled.path, "full").status == "ok"
 
 
-def test_a_killed_pull_fetches_finished_bytes_once(proxied: Proxy, tmp_path: Path) -> None:
+def test_a_killed_pull_fetches_finished_bytes_once(proxied: Proxied, tmp_path: Path) -> None:
     artifact = make_artifact(tmp_path / "a", shards=12, shard_bytes=MB)
-    url = f"s3://{servers.BUCKET}/{tmp_path.name}?endpoint={proxied.url}"
-    pushed = push_artifact(open_url(url), artifact)
-    proxied.reset()
-    proxied.cut_after = 9 * MB
-    kill_when_cut(proxied, "pull", artifact.name, "--from", url, "--store", tmp_path / "b")
-    here = local_store(tmp_path / "b")
+    pushed = push_artifact(open_url(proxied.url), artifact)
+    store = tmp_path / "b"
+    kill_when_cut(proxied.proxy, "pull", artifact.name, "--from", proxied.url, "--store", store)
+    here = local_store(store)
     assert here.directories() == []
-    proxied.reset()
-    pulled = pull_artifact(open_url(url), artifact.name, here)
+    proxied.proxy.reset()
+    pulled = pull_artifact(open_url(proxied.url), artifact.name, here)
     assert verify_artifact(pulled.path, "full").status == "ok"
     assert pulled.resumed_bytes >= MB
     assert pulled.resumed_bytes + pulled.fetched_bytes == pushed.total_bytes
-    assert pulled.fetched_bytes <= proxied.received < pulled.fetched_bytes + MB // 2
+    assert pulled.fetched_bytes <= proxied.proxy.received < pulled.fetched_bytes + MB // 2
