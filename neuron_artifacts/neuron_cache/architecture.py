@@ -51,10 +51,12 @@ _CLASSIFICATION = ("classification", "multiple-choice", "zero-shot")
 def same_architecture(asked: Config, cached: Config, *, task: str | None = None) -> bool:
     """Whether graphs compiled for ``cached`` (an entry's config) run a model of ``asked``.
 
-    ``task`` tells whether the number of labels matters. Weights never do.
+    ``task``, the entry's, tells whether the number of labels matters, and whether the text part of
+    a composite model is meant, as optimum-neuron has it for text generation. Weights never matter.
     """
     model_type = cached.get("model_type")
-    candidates = [asked, *(c for c in (_text_config(asked),) if c)]
+    text = _text_config(asked) if task in (None, "text-generation") else None
+    candidates = [asked, *(c for c in (text,) if c)]
     return any(
         candidate.get("model_type") == model_type and _agree(candidate, cached, task)
         for candidate in candidates
@@ -70,7 +72,11 @@ def same_pipeline(asked: Mapping[str, Any], cached: Mapping[str, Any]) -> bool:
     """
     if isinstance(asked.get("model_type"), str):
         parts = [cached[name] for name in ("encoder", "decoder") if name in cached]
-        return bool(parts) and all(_agree_where_both_say(asked, part) for part in parts)
+        plain = {name: value for name, value in asked.items() if name not in _ROLES}
+        return bool(parts) and all(
+            _agree(plain, {n: v for n, v in part.items() if n not in _ROLES}, None)
+            for part in parts
+        )
     mine, theirs = _graph_components(asked), _graph_components(cached)
     if mine.keys() != theirs.keys() or not mine.keys() & {"unet", "transformer"}:
         return False
@@ -105,9 +111,9 @@ _TASKS = {
 
 
 def _agree(asked: Config, cached: Config, task: str | None) -> bool:
-    if any(name in asked and name not in cached for name in _CORE):
-        return False
     mine, theirs = _normalise(asked), _normalise(cached)
+    if any(name in mine and name not in theirs for name in _CORE):
+        return False
     if _labels_matter(task) and _labels(asked) != _labels(cached):
         return False
     defaults = class_defaults(str(asked.get("model_type")))
@@ -125,7 +131,7 @@ def _equal(name: str, left: Any, right: Any) -> bool:
     """Parts of a composite model are sparse in a config.json: what both say decides."""
     both = isinstance(left, Mapping) and isinstance(right, Mapping)
     if both and name.endswith("_config") and name != "quantization_config":
-        return not left or not right or _agree_where_both_say(left, right)
+        return not left or not right or _agree_as_parts(left, right)
     return bool(left == right)
 
 
@@ -146,14 +152,30 @@ def class_defaults(model_type: str) -> Config:
     return {n: v for n, v in {**tables["*"], **known}.items() if not _IRRELEVANT.fullmatch(n)}
 
 
+_SAME_IF_NULL = {
+    "num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers",
+    "pooler_output_size": "hidden_size",
+}  # fmt: skip
+_SPELLINGS = {
+    "bloom": {"n_embed": "hidden_size", "num_attention_heads": "n_head",
+              "num_hidden_layers": "n_layer"},
+}  # fmt: skip
+"""Names that a class takes and does not keep (``attribute_map``, ``n_embed`` of BLOOM)."""
+
+
 def _normalise(config: Config) -> dict[str, Any]:
     """One form for all releases of transformers."""
     defaults = class_defaults(str(config.get("model_type")))
-    kept = {n: _plain(v) for n, v in config.items() if not _IRRELEVANT.fullmatch(n)}
+    spelled = _SPELLINGS.get(str(config.get("model_type")), {})
+    kept = {spelled.get(n, n): _plain(v) for n, v in config.items() if not _IRRELEVANT.fullmatch(n)}
+    if "scale_decoder_outputs" in kept:
+        # transformers 5 ties every T5, and remembers here whether it was.
+        kept["tie_word_embeddings"] = kept.pop("scale_decoder_outputs")
     _unfold_rope(kept)
     full = {**defaults, **kept}
-    if full.get("num_key_value_heads", 0) is None:
-        kept["num_key_value_heads"] = full.get("num_attention_heads")
+    for name, source in _SAME_IF_NULL.items():
+        if full.get(name, 0) is None:
+            kept[name] = full.get(source)
     if full.get("head_dim") is None:
         kept["head_dim"] = _quotient(full.get("hidden_size"), full.get("num_attention_heads"))
     if full.get("use_sliding_window") is False:
@@ -172,16 +194,23 @@ def _unfold_rope(config: dict[str, Any]) -> None:
             if isinstance(local, dict) and "rope_theta" in local:
                 config.setdefault("rope_local_base_freq", local["rope_theta"])
             parameters = by_layer
-        if "rope_theta" in parameters:
-            config.setdefault("rope_theta", parameters["rope_theta"])
+        for name in ("rope_theta", "partial_rotary_factor"):
+            if name in parameters:
+                config.setdefault(name, parameters[name])
         config["rope_scaling"] = parameters
     scaling: Any = config.get("rope_scaling")
     if isinstance(scaling, dict):
         kind = scaling.get("rope_type", scaling.get("type"))
-        rest = {n: v for n, v in scaling.items() if n not in ("type", "rope_type", "rope_theta")}
+        # What the configuration says itself as well is there twice.
+        said = [n for n in _ROPE_BESIDE if n in config and config[n] == scaling.get(n)]
+        rest = {n: v for n, v in scaling.items() if n not in (*_ROPE_WORDS, *said)}
         kind = "longrope" if kind == "su" else kind
         unscaled = kind in (None, "default")
         config["rope_scaling"] = None if unscaled else {"rope_type": kind, **rest}
+
+
+_ROPE_WORDS = ("type", "rope_type", "rope_theta", "partial_rotary_factor")
+_ROPE_BESIDE = ("original_max_position_embeddings",)
 
 
 def _plain(value: Any) -> Any:
@@ -193,9 +222,18 @@ def _plain(value: Any) -> Any:
 
 def _agree_where_both_say(asked: Config, cached: Config) -> bool:
     mine, theirs = _normalise(asked), _normalise(cached)
-    roles = {"model_type", "head_dim", "is_decoder", "is_encoder_decoder"}
-    shared = (mine.keys() & theirs.keys()) - roles
+    shared = (mine.keys() & theirs.keys()) - _ROLES - {"model_type", "head_dim"}
     return bool(shared) and all(_equal(name, mine[name], theirs[name]) for name in shared)
+
+
+def _agree_as_parts(asked: Config, cached: Config) -> bool:
+    """Parts of a composite model, which leave out what their classes have as default."""
+    defaults = class_defaults(str(cached.get("model_type", asked.get("model_type"))))
+    return _agree_where_both_say({**defaults, **asked}, {**defaults, **cached})
+
+
+_ROLES = frozenset({"is_decoder", "is_encoder_decoder"})
+"""Set by who takes a model apart."""
 
 
 def _graph_components(components: Mapping[str, Any]) -> dict[str, Config]:

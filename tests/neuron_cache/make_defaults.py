@@ -20,17 +20,21 @@ from typing import Any
 OUTPUT = Path(__file__).parents[2] / "neuron_artifacts" / "neuron_cache" / "defaults.json"
 
 MODEL_TYPES = """
-albert bert bloom camembert clip clip_text_model convbert deberta deberta-v2 distilbert electra esm
-flaubert gemma gemma2 gemma3_text gpt2 gpt_neox granite llama llama4_text mistral mixtral
-mobilebert modernbert mpnet opt phi phi3 qwen2 qwen2_moe qwen3 qwen3_moe roberta roformer smollm3
-t5 vit wav2vec2 whisper xlm xlm-roberta
+albert beit bert bloom camembert clip clip_text_model clip_vision_model convbert deberta deberta-v2
+deit distilbert electra esm flaubert gemma gemma2 gemma3_text gpt2 gpt_neox granite hubert llama
+llama4_text mistral mixtral mobilebert modernbert mpnet opt phi phi3 qwen2 qwen2_moe qwen3
+qwen3_moe roberta roformer siglip_vision_model smollm3 swin t5 vit wav2vec2 wavlm whisper
+xlm xlm-roberta yolos
 """
 
 PROBE = """
 import importlib, inspect, json, sys
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-names = {**CONFIG_MAPPING_NAMES, "clip_text_model": "CLIPTextConfig"}
+names = {
+    **CONFIG_MAPPING_NAMES, "clip_text_model": "CLIPTextConfig",
+    "clip_vision_model": "CLIPVisionConfig",
+}
 found = {}
 for model_type in sys.argv[1].split():
     cls = getattr(transformers, names.get(model_type, "-"), None)

@@ -148,9 +148,83 @@ XL_UNET: dict[str, Any] = {
 
 VAE: dict[str, Any] = {"_class_name": "AutoencoderKL", "latent_channels": 4, "sample_size": 512}
 
+BLOOM: dict[str, Any] = {
+    "apply_residual_connection_post_layernorm": False, "architectures": ["BloomForCausalLM"],
+    "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "hidden_dropout": 0.0,
+    "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "bloom",
+    "n_embed": 1024, "n_inner": None, "n_layer": 24, "num_attention_heads": 16,
+    "offset_alibi": 100, "pad_token_id": 3, "pretraining_tp": 1, "seq_length": 2048,
+    "skip_bias_add": True, "transformers_version": "4.20.0", "unk_token_id": 0,
+    "use_cache": True, "vocab_size": 250880,
+}  # fmt: skip
+"""Two of its fields go by names that its class takes and does not keep."""
+
+VIT: dict[str, Any] = {
+    "architectures": ["ViTForImageClassification"], "attention_probs_dropout_prob": 0.0,
+    "hidden_act": "gelu", "hidden_dropout_prob": 0.0, "hidden_size": 768, "image_size": 224,
+    "initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-12,
+    "model_type": "vit", "num_attention_heads": 12, "num_channels": 3, "num_hidden_layers": 12,
+    "patch_size": 16, "qkv_bias": True, "transformers_version": "4.13.0.dev0",
+}  # fmt: skip
+
+CLIP: dict[str, Any] = {
+    "architectures": ["CLIPModel"], "initializer_factor": 1.0, "logit_scale_init_value": 2.6592,
+    "model_type": "clip", "projection_dim": 512, "torch_dtype": "float32",
+    "text_config": {
+        "dropout": 0.0, "hidden_size": 512, "intermediate_size": 2048,
+        "model_type": "clip_text_model", "num_attention_heads": 8, "num_hidden_layers": 12,
+        "vocab_size": 49408,
+    },
+    "vision_config": {
+        "hidden_size": 768, "image_size": 224, "intermediate_size": 3072,
+        "model_type": "clip_vision_model", "num_attention_heads": 12, "num_hidden_layers": 12,
+        "patch_size": 32,
+    },
+}  # fmt: skip
+"""Both of its parts have their classes' defaults, which some releases leave out of an entry."""
+
+LARGE_CLIP: dict[str, Any] = {
+    **CLIP, "projection_dim": 768,
+    "text_config": {
+        **CLIP["text_config"], "hidden_size": 640, "intermediate_size": 2560,
+        "num_attention_heads": 10,
+    },
+    "vision_config": {
+        **CLIP["vision_config"], "hidden_size": 1024, "intermediate_size": 4096,
+        "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14,
+    },
+}  # fmt: skip
+
+FLAN: dict[str, Any] = {
+    "architectures": ["T5ForConditionalGeneration"], "d_ff": 1024, "d_kv": 64, "d_model": 512,
+    "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1,
+    "feed_forward_proj": "gated-gelu", "initializer_factor": 1.0, "is_encoder_decoder": True,
+    "layer_norm_epsilon": 1e-06, "model_type": "t5", "n_positions": 512, "num_heads": 6,
+    "num_layers": 8, "pad_token_id": 0, "relative_attention_num_buckets": 32,
+    "tie_word_embeddings": False, "transformers_version": "4.23.1", "use_cache": True,
+    "vocab_size": 32128,
+}  # fmt: skip
+
+MODERN_FLAN: dict[str, Any] = {
+    **FLAN, "num_decoder_layers": 8, "scale_decoder_outputs": False, "tie_word_embeddings": True,
+    "transformers_version": "5.0.0",
+}  # fmt: skip
+"""The same as transformers 5 saves it, which ties every T5."""
+
+MODERN_PHI3: dict[str, Any] = {
+    **{n: v for n, v in PHI3.items() if n not in ("rope_scaling", "rope_theta", "torch_dtype")},
+    "dtype": "bfloat16", "partial_rotary_factor": 1.0, "transformers_version": "5.0.0",
+    "rope_parameters": {
+        **PHI3["rope_scaling"], "type": "longrope", "rope_type": "longrope",
+        "original_max_position_embeddings": 4096, "partial_rotary_factor": 1.0,
+        "rope_theta": 10000.0,
+    },
+}  # fmt: skip
+
 SINGLE: dict[str, dict[str, Any]] = {
     "llama": LLAMA, "tuned": TUNED, "small": SMALL, "mixtral": MIXTRAL, "qwen2": QWEN2,
     "qwen3": QWEN3, "phi3": PHI3, "gemma3_text": GEMMA3["text_config"], "bert": BERT,
-    "classifier": CLASSIFIER, "clip_text": CLIP_TEXT,
+    "classifier": CLASSIFIER, "clip_text": CLIP_TEXT, "bloom": BLOOM, "vit": VIT, "clip": CLIP,
+    "large_clip": LARGE_CLIP, "flan": FLAN,
 }  # fmt: skip
 PIPELINE: dict[str, Any] = {"text_encoder": CLIP_TEXT, "unet": UNET, "vae": VAE}

@@ -15,12 +15,17 @@ from neuron_artifacts.neuron_cache.architecture import (
 from tests.neuron_cache.caches import ENTRY_CONFIGS
 from tests.neuron_cache.model_configs import (
     BERT,
+    BLOOM,
     CLASSIFIER,
+    CLIP,
     CLIP_TEXT,
+    FLAN,
     GEMMA3,
     LLAMA,
     MIXTRAL,
     MODERN,
+    MODERN_FLAN,
+    MODERN_PHI3,
     PHI3,
     PIPELINE,
     QWEN2,
@@ -30,11 +35,18 @@ from tests.neuron_cache.model_configs import (
     TUNED,
     UNET,
     VAE,
+    VIT,
     XL_UNET,
 )
 
-ASKED = {**SINGLE, "modern": MODERN, "gemma3": GEMMA3}
-SAME = [{"llama", "tuned", "modern"}, {"bert", "classifier"}, {"gemma3_text", "gemma3"}]
+ASKED = {
+    **SINGLE, "modern": MODERN, "gemma3": GEMMA3, "modern_flan": MODERN_FLAN,
+    "modern_phi3": MODERN_PHI3,
+}  # fmt: skip
+SAME = [
+    {"llama", "tuned", "modern"}, {"bert", "classifier"}, {"gemma3_text", "gemma3"},
+    {"flan", "modern_flan"}, {"phi3", "modern_phi3"},
+]  # fmt: skip
 PAIRS = [
     (release, cached, asked)
     for release, configs in ENTRY_CONFIGS.items()
@@ -73,6 +85,13 @@ SHAPING = [
     (QWEN3, "qwen3", {"head_dim": 64}),
     (PHI3, "phi3", {"rope_scaling": None}),
     (BERT, "bert", {"type_vocab_size": 1}),
+    (BLOOM, "bloom", {"n_embed": 2048}),
+    (BLOOM, "bloom", {"num_attention_heads": 32}),
+    (VIT, "vit", {"pooler_output_size": 512}),
+    (CLIP, "clip", {"vision_config": {**CLIP["vision_config"], "patch_size": 16}}),
+    (FLAN, "flan", {"num_decoder_layers": 4}),
+    (MODERN_FLAN, "flan", {"scale_decoder_outputs": True}),
+    (MODERN_PHI3, "phi3", {"partial_rotary_factor": 0.5}),
 ]
 
 
@@ -133,6 +152,13 @@ def test_the_parts_of_a_composite_model_are_compared_by_what_both_say() -> None:
     )
 
 
+def test_the_text_part_of_a_composite_model_is_meant_for_text_generation_only() -> None:
+    entry = ENTRY_CONFIGS["4.57.6"]["clip_text"]
+    asked = {"model_type": "clip", "text_config": CLIP_TEXT}
+    assert same_architecture(asked, entry, task="text-generation")
+    assert not same_architecture(asked, entry, task="feature-extraction")
+
+
 def test_pipelines_are_compared_without_auto_encoders() -> None:
     cached = {"text_encoder": CLIP_TEXT, "unet": {**UNET, "neuron": {}}, "vae_decoder": {"x": 1}}
     assert same_pipeline(PIPELINE, cached)
@@ -150,6 +176,7 @@ def test_an_encoder_decoder_model_is_found_in_its_two_parts() -> None:
     }
     assert same_pipeline(config, parts)
     assert not same_pipeline({**config, "d_model": 768}, parts)
+    assert not same_pipeline({**config, "tie_word_embeddings": False}, parts)
 
 
 def test_folders_and_tasks() -> None:
