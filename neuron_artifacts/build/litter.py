@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neuron_artifacts.build.workspace import find_stale, remove_stale
+from neuron_artifacts.compile_caches.served import find_unused
 from neuron_artifacts.remote.incoming import collect_incoming, find_orphans
 from neuron_artifacts.store import LocalStore, gc
 
@@ -13,9 +14,10 @@ from neuron_artifacts.store import LocalStore, gc
 def find_litter(store: LocalStore) -> dict[Path, int]:
     """Stale temporaries of the store, blobs without an artifact, and work directories of compilers.
 
-    Each with its bytes on disk. Nothing that a living process works on is among them.
+    So are caches that vllm-neuron was served from, once the artifact is gone. Each with its bytes
+    on disk. Nothing that a living process works on is among them.
     """
-    elsewhere = [*find_orphans(store.root), *find_stale()]
+    elsewhere = [*find_orphans(store.root), *find_stale(), *find_unused()]
     return {**gc.find_litter(store), **{path: gc.size_on_disk(path) for path in elsewhere}}
 
 
@@ -25,4 +27,6 @@ def collect_litter(store: LocalStore, found: Mapping[Path, int]) -> list[Path]:
     collect_incoming(store.root)
     for path in find_stale():
         remove_stale(path)
+    for path in find_unused():
+        gc.discard(path)
     return [path for path in found if not path.exists()]

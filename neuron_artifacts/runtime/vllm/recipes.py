@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_artifacts.backends.nxdi.loaders import is_plugin
+from neuron_artifacts.compile_caches.served import CACHE_VARIABLE
 from neuron_artifacts.errors import IncompatibleError, UsageError
 from neuron_artifacts.runtime.vllm.served import (
     GENERATIONS,
@@ -30,7 +31,7 @@ ROOT_COMM_PORT = 63423
 """Where the ranks of several nodes meet (fork, ``examples/neuron/multi_node/launch_script.py``)."""
 MASTER_PORT = "65111"
 """Where their workers do, unless the caller says (NxD Inference, ``examples/multi_node.md``)."""
-CACHE_VARIABLE, RANK_VARIABLE = "VLLM_CACHE_ROOT", "NEURON_RANK_ID"
+RANK_VARIABLE = "NEURON_RANK_ID"
 
 _WORKER_NOTE = "only node 0 serves: this worker lies in the sources of AWS's fork, so run it there"
 _VLLM_OPTIONS = ("block_size", "enable_prefix_caching", "num_gpu_blocks_override")

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import user_cache_dir
 from neuron_artifacts.artifact import Manifest
 from neuron_artifacts.backends.vllm_neuron.adapter import COMPILE_CACHE
 from neuron_artifacts.backends.worker_backend import changed_versions
+from neuron_artifacts.compile_caches.served import CACHE_VARIABLE, remember, root_of
 from neuron_artifacts.compile_caches.vllm_neuron import BELOW_ROOT, lay_entries
 from neuron_artifacts.errors import (
     CorruptError,
@@ -25,7 +25,6 @@ from neuron_artifacts.errors import (
 from neuron_artifacts.runtime.server.sockets import bind_tcp
 from neuron_artifacts.runtime.vllm.process import Launch, run_server
 from neuron_artifacts.runtime.vllm.recipes import (
-    CACHE_VARIABLE,
     RANK_VARIABLE,
     Recipe,
     Site,
@@ -102,6 +101,7 @@ def serve_with_vllm(
             )
         recipe = replace(recipe, arguments=(*recipe.arguments, *options.extra))
         if recipe.loader == NATIVE and site.cache_root:
+            remember(site.cache_root, artifact)
             lay_entries(artifact / COMPILE_CACHE, site.cache_root / BELOW_ROOT)
         before = take_snapshot(artifact)
         launch = Launch(
@@ -140,7 +140,7 @@ def cache_root(manifest: Manifest, environ: Mapping[str, str]) -> Path | None:
     told = environ.get(CACHE_VARIABLE)
     if told:
         return Path(told).expanduser().absolute()
-    return user_cache_dir().absolute() / "vllm" / manifest.key
+    return root_of(manifest.key)
 
 
 def _check_versions(artifact: Path, manifest: Manifest, toolchain: Toolchain) -> None:
