@@ -7,7 +7,7 @@ key is known, but nothing has been compiled.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,10 +73,16 @@ class GraphCost:
 
 @dataclass(frozen=True)
 class BuiltDirectory:
-    """What a library wrote: its graphs, and what serving them takes beyond the directory."""
+    """What a library wrote: its graphs, and what serving them takes beyond the directory.
+
+    ``companions`` are weights that it reads beside the model's own, by their names in the
+    artifact; ``reads_checkpoint`` is false where they are read instead of the model's own.
+    """
 
     graphs: tuple[GraphEntry, ...]
     serve: Mapping[str, Any]
+    companions: Mapping[str, Path] = field(default_factory=dict)
+    reads_checkpoint: bool = True
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from neuron_artifacts.artifact import GraphEntry
 from neuron_artifacts.artifact.manifest import Role
 from neuron_artifacts.backends import compiles
-from neuron_artifacts.backends.base import DirectoryBackend
+from neuron_artifacts.backends.base import BuiltDirectory, DirectoryBackend
 from neuron_artifacts.build.job import BuildJob, pretty
 from neuron_artifacts.build.progress import ByteReport
 from neuron_artifacts.build.workspace import workspace
@@ -22,6 +22,7 @@ class DirectoryJob(BuildJob):
     def __init__(self, backend: DirectoryBackend, *rest: Any) -> None:
         super().__init__(backend, *rest)
         self._library = backend
+        self._built = BuiltDirectory((), {})
 
     def _lay_graphs(self, staging: Staging) -> list[GraphEntry]:
         steps = self.decision.graphs
@@ -33,7 +34,7 @@ class DirectoryJob(BuildJob):
             for step in steps:
                 self._tell(step, "queued")
         with workspace(self.resolved.key.graphs_digest) as work:
-            built = self._library.build_directory(
+            self._built = built = self._library.build_directory(
                 self.resolved, staging.path, work=work, weights_only=weights_only,
                 observe=self.observe,
             )  # fmt: skip
@@ -57,8 +58,15 @@ class DirectoryJob(BuildJob):
 
     def _lay_weights(self, staging: Staging) -> None:
         """Weights the library has not sharded: it reads the checkpoint beside its graphs."""
-        if any(file.role == "weights" for file in staging.files):
-            return
+        if self._built.reads_checkpoint and not any(f.role == "weights" for f in staging.files):
+            self._lay_checkpoint(staging)
+        digests = self.store.digests
+        for name, path in self._built.companions.items():
+            staging.place(
+                path, name, _role(name, set()), sha256=digests.digest(path), may_hardlink=False
+            )
+
+    def _lay_checkpoint(self, staging: Staging) -> None:
         if self.resolved.model.index is not None:
             staging.write(INDEX_NAME, pretty(self.resolved.model.index), "model")
         files = [step.task.source for step in self.decision.weights]

@@ -20,9 +20,11 @@ import pytest
 
 from neuron_artifacts.artifact import read_manifest, verify_artifact
 from neuron_artifacts.store import LocalStore
+from neuron_artifacts.worker import run_worker
+from tests.backends.nxdi.sites import WORKER
 from tests.cli.run import TOOL, Result, run
 from tests.doubles.environments import make_neuron_environment
-from tests.models import ADDER, change_weights
+from tests.models import ADDER, change_config, change_weights
 from tests.worker.workers import processes, wait_until
 
 BACKENDS = {
@@ -214,6 +216,83 @@ def test_weights_lie_in_the_artifact_even_if_they_are_not_sharded(
     shutil.rmtree(model)
     served = place.generate("1+1=")
     assert served.code == 0, served.err
+
+
+def test_a_quantised_checkpoint_lies_in_the_artifact_too(
+    nxdi: Callable[[Path], Place], tmp_path: Path
+) -> None:
+    """And a path is of the caller's working directory, though a worker has its own."""
+    place = nxdi(tmp_path)
+    fields = {"quantized": True, "quantized_checkpoints_path": "int8"}
+    override = json.dumps({"save_sharded_checkpoint": False, **fields})
+    compiled = place.compile(ADDER, "--override-neuron-config", override)
+    assert compiled.code == 0, compiled.err
+    (path,) = place.store.directories()
+    saved = json.loads((path / "neuron_config.json").read_text())["neuron_config"]
+    assert saved["quantized_checkpoints_path"] == str(tmp_path / "int8")
+    assert (path / "quantized/model.safetensors").is_file()
+    assert not (path / "model.safetensors").exists(), "nothing reads it"
+    shutil.rmtree(tmp_path / "int8")
+    assert verify_artifact(path, "full").status == "ok"
+    served = place.generate("1+1=")
+    assert served.code == 0, served.err
+
+
+@pytest.mark.parametrize("is_sharded", [True, False])
+def test_a_draft_lies_in_the_artifact_unless_it_is_sharded(
+    is_sharded: bool, nxdi: Callable[[Path], Place], tmp_path: Path
+) -> None:
+    place = nxdi(tmp_path)
+    draft = tmp_path / "draft"
+    shutil.copytree(ADDER, draft)
+    override = json.dumps({"save_sharded_checkpoint": is_sharded})
+    compiled = place.compile(
+        ADDER, "--override-neuron-config", override, "--speculative-model", "draft",
+        "--num-speculative-tokens", "4",
+    )  # fmt: skip
+    assert compiled.code == 0, compiled.err
+    (path,) = place.store.directories()
+    laid = {f.path: f.role for f in read_manifest(path).files if f.path.startswith("draft/")}
+    assert laid == (
+        {} if is_sharded else {"draft/config.json": "model", "draft/model.safetensors": "weights"}
+    )
+    assert (path / "model.safetensors").exists() is not is_sharded
+    shutil.rmtree(draft)
+    request = {"action": "validate", "model": str(path), "output": str(path), "load": True}
+    loaded = run_worker(
+        place.python, WORKER, request, directory=tmp_path / "job",
+        environ={**os.environ, "NEURON_DOUBLE": "cores=2"},
+    )  # fmt: skip
+    assert loaded["loaded"] is True
+
+
+def test_both_parts_of_an_image_model_are_listed(
+    nxdi: Callable[[Path], Place], tmp_path: Path
+) -> None:
+    """And what a finer tuned one shares with it is found again in both."""
+    place = nxdi(tmp_path)
+    model = tmp_path / "model"
+    shutil.copytree(ADDER, model)
+    text = json.loads((model / "config.json").read_text())
+    change_config(
+        model, architectures=["Llama4ForConditionalGeneration"], text_config=text, vision_config={}
+    )
+    first = place.compile(model)
+    assert first.code == 0, first.err
+    (path,) = place.store.directories()
+    listed = {(graph.file, graph.phase, graph.bucket) for graph in read_manifest(path).graphs}
+    buckets = [("context_encoding", 128), ("context_encoding", 256),
+               ("token_generation", 128), ("token_generation", 256)]  # fmt: skip
+    assert listed == {
+        *(("text_model/model.pt", *graph) for graph in buckets),
+        ("vision_model/model.pt", "vision_encoder", 88),
+    }
+    graphs = place.compiles()
+    change_weights(model)
+    assert place.compile(model).data["verdict"] == "relink"
+    assert place.compiles() == graphs
+    for each in place.store.directories():
+        assert verify_artifact(each, "full").status == "ok"
 
 
 def test_two_builds_at_once_do_not_share_a_work_directory(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from neuron_artifacts.backends.base import (
 )
 from neuron_artifacts.backends.findings import Finding
 from neuron_artifacts.backends.nxdi.adopted import summarise
+from neuron_artifacts.backends.nxdi.companions import find_companions
+from neuron_artifacts.backends.nxdi.drafts import draft_settings
 from neuron_artifacts.backends.nxdi.fields import adapter_digests, resolve_fields
 from neuron_artifacts.backends.nxdi.identity import (
     graphs_document,
@@ -26,6 +28,7 @@ from neuron_artifacts.backends.nxdi.identity import (
     weights_document,
 )
 from neuron_artifacts.backends.nxdi.levels import SdkLevel, level_of_release
+from neuron_artifacts.backends.nxdi.paths import with_absolute_paths
 from neuron_artifacts.backends.nxdi.preflight import examine
 from neuron_artifacts.backends.nxdi.request import NeuronRequest, make_request
 from neuron_artifacts.backends.runner import Runner
@@ -71,14 +74,21 @@ class NxdiBackend:
         site = find_site(self.name, spec, environ)
         level = level_of_release(site.toolchain.packages[RELEASE])
         request = make_request(
-            spec, model.config, sdk=level.name if level else "",
+            replace(spec, extra=with_absolute_paths(spec.extra)), model.config,
+            sdk=level.name if level else "",
             plugin_version=site.toolchain.packages.get("vllm-neuron"),
         )  # fmt: skip
         draft = _draft_of(request, weights=False)
+        answers: list[Mapping[str, Any]] = []
+
+        def ask() -> Mapping[str, Any]:
+            answers.append(_ask(site, request, model))
+            return answers[0]
+
         fields = resolve_fields(
             request, model.config, level, target=site.platform.target,
             environ=site.worker_environ, python=site.toolchain.python_version,
-            ask=lambda: _ask(site, request, model),
+            ask=ask,
         )  # fmt: skip
         graphs = graphs_document(
             backend=self.name, target=site.platform.target, toolchain=site.versions,
@@ -90,7 +100,7 @@ class NxdiBackend:
         return ResolvedSpec(
             spec=spec, model=model, backend=self.name, target=site.platform.target,
             toolchain=site.versions, neuron_config=summarise(fields),
-            graphs=_tasks(fields, request, key.graphs_digest), weights=weight_tasks(model),
+            graphs=_tasks(_graphs(fields, answers), key.graphs_digest), weights=weight_tasks(model),
             key=key, estimate=Estimate(weights=0, cache=0, compile_job=0), notes=(),
             work=NxdiWork(site, level, request, fields, draft),
         )  # fmt: skip
@@ -106,10 +116,14 @@ class NxdiBackend:
             "action": "shard" if weights_only else "compile",
             "output": str(directory),
         }
-        if own.draft is not None:
-            request["draft"] = _draft_request(own.request, observe)
+        draft = _draft_of(own.request, weights=True, observe=observe)
+        if draft is not None:
+            request["draft"] = _draft_request(own.request, draft)
         result = call_worker(own.site, WORKER, request, directory=work, watcher=watcher)
-        return BuiltDirectory(watcher.entries(), _serve_recipe(own, result))
+        return BuiltDirectory(
+            watcher.entries(), _serve_recipe(own, result), find_companions(own.fields, draft),
+            reads_checkpoint=not own.fields.get("quantized"),
+        )  # fmt: skip
 
     def examine(
         self, resolved: ResolvedSpec, resources: Resources, environ: Mapping[str, str]
@@ -136,7 +150,7 @@ class NxdiBackend:
 
 def _ask(site: Site, request: NeuronRequest, model: ModelSnapshot) -> Mapping[str, Any]:
     """The configuration that NxD Inference itself makes of the request."""
-    body = {**_model_request(request, model, model.source), "action": "hash"}
+    body = {**_model_request(request, model, model.source), "action": "hash", "graphs": True}
     with tempfile.TemporaryDirectory(prefix="neuron-artifacts-") as directory:
         return call_worker(
             site, WORKER, body, directory=Path(directory), watcher=Watcher((), ignore)
@@ -165,19 +179,32 @@ def _draft_of(request: NeuronRequest, *, weights: bool, observe: Observer = igno
     )  # fmt: skip
 
 
-def _draft_request(request: NeuronRequest, observe: Observer) -> dict[str, Any]:
-    draft: ModelSnapshot = _draft_of(request, weights=True, observe=observe)
+def _draft_request(request: NeuronRequest, draft: ModelSnapshot) -> dict[str, Any]:
     name = request.speculation.model if request.speculation else draft.name
-    return {"model": str(local_folder(draft)), "name_or_path": name}
+    return {
+        "model": str(local_folder(draft)), "name_or_path": name,
+        **draft_settings(request.loader, request.arguments, request.override),
+    }  # fmt: skip
 
 
-def _tasks(fields: Mapping[str, Any], request: NeuronRequest, digest: str) -> tuple[GraphTask, ...]:
-    file = "text_model/model.pt" if request.multimodal else "model.pt"
+def _graphs(
+    fields: Mapping[str, Any], answers: list[Mapping[str, Any]]
+) -> tuple[tuple[str, int, str], ...]:
+    """Phase, bucket and file of each: as the library itself tells, where it was asked."""
+    if not answers:
+        return tuple((phase, bucket, "model.pt") for phase, bucket in list_graphs(fields))
+    return tuple(
+        (entry["phase"].removesuffix("_model"), entry["bucket"], entry["file"])
+        for entry in answers[0]["graphs"]
+    )
+
+
+def _tasks(graphs: tuple[tuple[str, int, str], ...], digest: str) -> tuple[GraphTask, ...]:
     return tuple(
         GraphTask(
             phase, bucket, digest_of({"graphs": digest, "phase": phase, "bucket": bucket}), file
         )
-        for phase, bucket in list_graphs(fields)
+        for phase, bucket, file in graphs
     )
 
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from neuron_artifacts.backends.nxdi.drafts import draft_settings
 from neuron_artifacts.backends.nxdi.levels import level_of, level_of_release
 from neuron_artifacts.backends.nxdi.loaders import (
     Speculation,
     VllmArguments,
-    is_plugin,
-    names_draft_class,
     neuron_arguments,
     resolve_dtype,
 )
@@ -118,15 +117,10 @@ def _request(question: Question) -> dict[str, Any]:
     }  # fmt: skip
     if question.speculation is not None and arguments.get("enable_fused_speculation"):
         draft, _ = _locate(question.speculation.model, None)
-        request["draft"] = {"model": draft, "name_or_path": question.speculation.model}
-        if question.loader is not None and names_draft_class(question.loader):
-            overrides = question.override.get("draft_overrides") or {}
-            request["draft"] |= {"names_class": True, "neuron_config": overrides}
-        elif question.loader is not None and not is_plugin(question.loader):
-            # The forks set these on the draft, whatever the release has of them.
-            request["draft"]["neuron_config"] = {"trace_tokengen_model": True}
-            if arguments.get("enable_eagle_speculation"):
-                request["draft"]["neuron_config"]["sequence_parallel_enabled"] = False
+        request["draft"] = {
+            "model": draft, "name_or_path": question.speculation.model,
+            **draft_settings(question.loader, arguments, question.override),
+        }  # fmt: skip
     return request
 
 

@@ -12,7 +12,8 @@ action    does
 ========= ======================================================================================
 compile   compile ``model`` for ``neuron_config`` into ``output``; shard its weights unless refused
 shard     write the weights for the graphs that lie in ``output``
-hash      the configuration text, and the MD5 by which vLLM would call it
+hash      the configuration text, and the MD5 by which vLLM would call it; with ``graphs``, what
+          would be compiled
 validate  what lies in ``output``, as the library reads it; with ``load``, on the device
 ========= ======================================================================================
 """
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 ROOT = "neuronx_distributed_inference"
 MULTIMODAL = ("text_neuron_config", "vision_neuron_config")
 CONTEXT_ENCODING = "context_encoding_model"
+QUANTIZED, DRAFT = "quantized", "draft"
+"""Where an artifact carries them, if its weights are not sharded (``companions.py``)."""
 WORK_DIRECTORY = "BASE_COMPILE_WORK_DIR"
 LAYOUT_OPTION = "NXD_LAYOUT_TRANSFORMATION_OPTIONS"
 WATCH_SECONDS = 0.5
@@ -85,8 +88,10 @@ def shard(request: Request, emit: Emit) -> dict[str, Any]:
     if hasattr(model, "shard_text_weights"):  # models/image_to_text_model_base.py
         model.shard_text_weights(f"{output}/text_model/")
         model.shard_vision_weights(f"{output}/vision_model/")
-    else:
+    elif hasattr(model, "shard_weights"):
         model.shard_weights(output)
+    elif model.config.neuron_config.save_sharded_checkpoint:  # 0.1 shards while it compiles only
+        model.get_builder().shard_checkpoint(serialize_path=f"{output}/weights/")
     save_config(request, model)
     return describe(request, model)
 
@@ -129,7 +134,11 @@ def hash_config(request: Request, emit: Emit) -> dict[str, Any]:
     """As vLLM has it, arguments that the library drops included."""
     config = make_config(request, lambda text: emit("warning", text=text))
     set_names(request, config)
-    return text_of(config)
+    told = text_of(config)  # as vLLM takes it: models change what they are made of
+    if request.get("graphs"):
+        model = model_class(request, request["model"])(request["model"], config)
+        told["graphs"] = [graph.told() for graph in list_graphs(model)]
+    return told
 
 
 def validate(request: Request, emit: Emit) -> dict[str, Any]:
@@ -148,8 +157,13 @@ def open_model(request: Request) -> Any:
     """
     output = request["output"]
     model = model_class(request, output)(output)
-    model.config._name_or_path = output
-    set_variables(model.config.neuron_config)
+    config = model.config
+    config._name_or_path = output
+    if Path(output, QUANTIZED).is_dir():
+        config.neuron_config.quantized_checkpoints_path = f"{output}/{QUANTIZED}"
+    if Path(output, DRAFT).is_dir():
+        config.fused_spec_config.draft_model_path = f"{output}/{DRAFT}"
+    set_variables(config.neuron_config)
     return model
 
 
@@ -317,8 +331,13 @@ class Graph:
     def __init__(self, part: str, tag: str, index: int, bucket: Any) -> None:
         if isinstance(bucket, (list, tuple)):  # (prompt, prefix), (1, length) or (batch, length)
             bucket = bucket[0] if tag == CONTEXT_ENCODING else bucket[-1]
-        self.tag, self.bucket = tag, int(bucket)
+        self.part, self.tag, self.bucket = part, tag, int(bucket)
         self.folder = Path(part, tag, f"_tp0_bk{index}")
+
+    def told(self) -> dict[str, Any]:
+        return {
+            "phase": self.tag, "bucket": self.bucket, "file": str(Path(self.part, "model.pt")),
+        }  # fmt: skip
 
 
 def list_graphs(model: Any) -> list[Graph]:
@@ -383,7 +402,7 @@ def describe(request: Request, model: Any) -> dict[str, Any]:
     return {
         **text_of(model.config),
         "saved_md5": hashlib.md5(wanted[0].read_bytes().rstrip(b"\n")).hexdigest(),  # noqa: S324
-        "graphs": [{"phase": graph.tag, "bucket": graph.bucket} for graph in list_graphs(model)],
+        "graphs": [graph.told() for graph in list_graphs(model)],
         "logical_nc_config": getattr(model.config.neuron_config, "logical_nc_config", None),
         "version": version(),
     }

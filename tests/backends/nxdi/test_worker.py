@@ -119,6 +119,27 @@ def test_weights_alone_need_graphs(site: Site) -> None:
         site.run("shard")
 
 
+def test_weights_alone_of_a_release_that_shards_while_it_compiles(site: Site) -> None:
+    """NxD Inference 0.1 has no ``shard_weights``."""
+    site.run("compile", "unsplit")
+    shards = [(site.output / name).read_bytes() for name in SHARDS]
+    shutil.rmtree(site.output / "weights")
+    site.run("shard", "unsplit")
+    assert [(site.output / name).read_bytes() for name in SHARDS] == shards
+    shutil.rmtree(site.output / "weights")
+    site.run("shard", "unsplit", save_sharded_checkpoint=False)
+    assert not (site.output / "weights").exists()
+
+
+def test_graphs_are_told_before_they_are_compiled(site: Site) -> None:
+    told = site.run("hash", more={"graphs": True})
+    assert "graphs" not in site.run("hash")
+    assert site.compiles() == []
+    result = site.run("compile")
+    assert told["graphs"] == result["graphs"]
+    assert told["md5"] == result["md5"]
+
+
 def test_weights_alone_cannot_have_a_layout_that_tracing_decides(site: Site) -> None:
     site.run("compile")
     option: dict[str, Any] = {

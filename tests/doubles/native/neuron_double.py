@@ -10,6 +10,7 @@ cores=N        the device has N cores; without it there is no device
 instance=NAME  the device is in an instance of that type, ``trn1`` by itself
 lost_shard=R   the shard of rank R is not written
 old            NxD Inference as it was up to SDK 2.26, in what its double says of that
+unsplit        NxD Inference 0.1, which shards within ``compile`` only (application_base.py:139)
 quantize       the checkpoint cannot be quantised
 ============== =============================================================================
 """

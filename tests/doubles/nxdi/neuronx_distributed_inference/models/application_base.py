@@ -60,7 +60,7 @@ class NeuronApplicationBase:
         path = normalize_path(compiled_model_path)
         self.config.save(path)  # before anything is compiled
         neuron_double.save_torchscript(path + MODEL_FILE, self.get_builder().trace())
-        self.shard_weights(path)
+        shard(self.get_builder(), self.neuron_config, path)
 
     def shard_weights(self, compiled_model_path):
         shard(self.get_builder(), self.neuron_config, normalize_path(compiled_model_path))
@@ -105,6 +105,10 @@ class NeuronApplicationBase:
         if not os.path.isdir(target):
             raise RuntimeError("the double writes no pickle")
         shutil.copyfile(get_state_dict(model_path), os.path.join(target, "model.safetensors"))
+
+
+if neuron_double.knob("unsplit") is not None:
+    del NeuronApplicationBase.shard_weights
 
 
 def shard(builder, fields, path):
