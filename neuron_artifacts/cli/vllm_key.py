@@ -20,6 +20,7 @@ from neuron_artifacts.spec import merge_sources
 if TYPE_CHECKING:
     from neuron_artifacts.backends.nxdi.loaders import Speculation, VllmArguments
     from neuron_artifacts.backends.nxdi.vllm_hash import VllmHash
+    from neuron_artifacts.backends.nxdi.vllm_lora import Lora
 
 _PANEL = "vLLM's hash"
 
@@ -48,6 +49,15 @@ _OPTIONS: dict[str, Any] = {
     "additional_config": _text(
         "--additional-config", metavar="JSON", text="The plugin's spelling of overrides."
     ),
+    "speculative_config": _text(
+        "--speculative-config", metavar="JSON", text="Newer vLLM's spelling of speculation."
+    ),
+    "enable_chunked_prefill": _switch("--enable-chunked-prefill", text="As vLLM is given it."),
+    "max_num_batched_tokens": _count("--max-num-batched-tokens", text="Tokens of one chunk."),
+    "enable_lora": _switch("--enable-lora", text="As vLLM is given it."),
+    "max_loras": _count("--max-loras", text="Adapters at once."),
+    "max_lora_rank": _count("--max-lora-rank", text="Their highest rank."),
+    "max_cpu_loras": _count("--max-cpu-loras", text="Adapters in host memory."),
     "host_python": _text(
         "--host-python", metavar="X.Y", text="Python on the serving host. (default: 3.11)"
     ),
@@ -64,6 +74,13 @@ class VllmOptions:
     num_gpu_blocks_override: int | None
     max_prompt_length: int | None
     additional_config: str | None
+    speculative_config: str | None
+    enable_chunked_prefill: bool
+    max_num_batched_tokens: int | None
+    enable_lora: bool
+    max_loras: int | None
+    max_lora_rank: int | None
+    max_cpu_loras: int | None
     host_python: str | None
 
 
@@ -74,7 +91,7 @@ def takes_vllm_options(command: Callable[..., int | None]) -> Callable[..., int 
     added = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, annotation=kind,
-            default=False if name in ("vllm", "enable_prefix_caching") else None,
+            default=False if name == "vllm" or name.startswith("enable_") else None,
         )
         for name, kind in _OPTIONS.items()
     ]  # fmt: skip
@@ -100,6 +117,7 @@ def print_vllm_key(
     from neuron_artifacts.backends.nxdi.vllm_hash import vllm_artifact_hash
 
     values, origins = merge_sources(sources.flags, config_file=sources.config_file)
+    values = _take_speculation(values, options)
     _check(values, origins, options)
     options, override = _take_overrides(values, options)
     loader = values["vllm_loader"]
@@ -209,6 +227,35 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str], options: VllmO
 _LOADER_ONLY = ("speculative_model", "num_speculative_tokens", "speculative_method")
 
 
+_SPECULATION = {
+    "model": "speculative_model",
+    "num_speculative_tokens": "num_speculative_tokens",
+    "method": "speculative_method",
+}
+_NOT_HASHED = ("draft_tensor_parallel_size", "max_model_len")
+
+
+def _take_speculation(values: Mapping[str, Any], options: VllmOptions) -> dict[str, Any]:
+    """Speculation in newer vLLM's spelling, one JSON object, as the older options."""
+    from neuron_artifacts.spec import parse_object
+
+    taken = dict(values)
+    if options.speculative_config is None:
+        return taken
+    given = parse_object("--speculative-config", options.speculative_config)
+    for name, value in given.items():
+        if name in _NOT_HASHED:
+            continue
+        if name not in _SPECULATION:
+            raise SpecError(f"--speculative-config: {name!r} is not known here")
+        if not isinstance(value, int if name == "num_speculative_tokens" else str):
+            raise SpecError(f"--speculative-config: {name} cannot be {value!r}")
+        if values[_SPECULATION[name]] not in (None, value):
+            raise SpecError(f"--speculative-config and another option differ in {name}")
+        taken[_SPECULATION[name]] = value
+    return taken
+
+
 def _take_overrides(
     values: Mapping[str, Any], options: VllmOptions
 ) -> tuple[VllmOptions, dict[str, Any]]:
@@ -287,7 +334,25 @@ def _arguments(values: Mapping[str, Any], options: VllmOptions) -> VllmArguments
         num_gpu_blocks_override=options.num_gpu_blocks_override,
         max_prompt_length=options.max_prompt_length,
         speculation=_speculation(values),
+        chunked_prefill=_chunk(options),
+        lora=_lora(options),
     )
+
+
+def _chunk(options: VllmOptions) -> int | None:
+    from neuron_artifacts.backends.nxdi.loaders import CHUNK_TOKENS
+
+    return (
+        (options.max_num_batched_tokens or CHUNK_TOKENS) if options.enable_chunked_prefill else None
+    )
+
+
+def _lora(options: VllmOptions) -> Lora | None:
+    from neuron_artifacts.backends.nxdi.vllm_lora import Lora
+
+    if not options.enable_lora:
+        return None
+    return Lora(options.max_loras or 1, options.max_lora_rank or 16, options.max_cpu_loras)
 
 
 def _speculation(values: Mapping[str, Any]) -> Speculation | None:

@@ -90,6 +90,32 @@ def test_both_spellings_of_overrides(place: Path) -> None:
     assert one.out == two.out != ""
 
 
+def test_speculation_in_both_spellings(place: Path) -> None:
+    draft = {"model": "tiny-llama-draft", "num_speculative_tokens": 3, "method": "eagle"}
+    old = ("--speculative-model", draft["model"], "--num-speculative-tokens", 3,
+           "--speculative-method", "eagle")  # fmt: skip
+    one = key(place, "--vllm", "--sdk", "2.29", *LOADER, *old)
+    two = key(place, "--vllm", "--sdk", "2.29", *LOADER, "--speculative-config", json.dumps(draft))
+    assert one.out == two.out != key(place, "--vllm", "--sdk", "2.29", *LOADER).out
+
+
+def test_lora_and_chunks_as_vllm_is_given_them(place: Path) -> None:
+    fork = ("--vllm", "--sdk", "2.24", *LOADER, "--vllm-loader", "aws-fork-2.24")
+    adapter = place / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"r": 8, "target_modules": ["q_proj"]}')
+    modules = json.dumps({"lora_modules": [{"name": "a", "path": str(adapter)}]})
+    plain = key(place, *fork, "--override-neuron-config", modules)
+    assert "--enable-lora" in plain.err
+    with_lora = key(place, *fork, "--override-neuron-config", modules, "--enable-lora")
+    chunks = key(place, *fork, "--enable-chunked-prefill", "--block-size", "32")
+    fewer = key(place, *fork, "--enable-chunked-prefill", "--block-size", "32",
+                "--max-num-batched-tokens", "512")  # fmt: skip
+    found = [plain, with_lora, chunks, fewer]
+    assert [result.code for result in found] == [0, 0, 0, 0]
+    assert len({result.out for result in found}) == 4
+
+
 def test_prompt_length_in_both_spellings(place: Path) -> None:
     loader = ("--vllm", "--sdk", "2.29", *LOADER, "--vllm-loader", "vllm-neuron-0.5")
     one = key(place, *loader, "--max-prompt-length", "128")
@@ -144,6 +170,12 @@ def test_environment_beats_the_target(place: Path) -> None:
           '{"max_prompt_length": "64"}'], 2, ["max_prompt_length"]),
         (["--vllm", "--sdk", "2.29", *LOADER, "--max-prompt-length", "32", "--additional-config",
           '{"max_prompt_length": 64}'], 2, ["64", "32"]),
+        (["--vllm", "--sdk", "2.29", *LOADER, "--speculative-config", '{"tokens": 3}'], 2,
+         ["'tokens'"]),
+        (["--vllm", "--sdk", "2.29", *LOADER, "--speculative-config",
+          '{"num_speculative_tokens": "3"}'], 2, ["num_speculative_tokens"]),
+        (["--vllm", "--sdk", "2.29", *LOADER, "--enable-lora"], 2, ["LoRA"]),
+        (["--vllm", "--sdk", "2.24", "--enable-lora"], 2, ["--vllm-loader"]),
         (["--vllm", "--sdk", "2.24", "--host-python", "2.7"], 2, ["3.11"]),
     ],
 )  # fmt: skip

@@ -49,12 +49,14 @@ class SdkLevel:
 class Host:
     """The serving host, as far as NxD Inference looks at it while it builds a configuration.
 
-    ``logical_nc_config`` is ``NEURON_LOGICAL_NC_CONFIG`` where that is set.
+    ``logical_nc_config`` is ``NEURON_LOGICAL_NC_CONFIG`` where that is set, ``hash_seed`` is
+    ``PYTHONHASHSEED`` where that is fixed.
     """
 
     target: str
     logical_nc_config: int | None = None
     python: str = "3.11"
+    hash_seed: str | None = None
 
     @property
     def is_first_generation(self) -> bool:

@@ -14,6 +14,7 @@ from math import ceil
 from typing import Any
 
 from neuron_artifacts.backends.nxdi.levels import SdkLevel
+from neuron_artifacts.backends.nxdi.vllm_lora import Lora, fork_lora, plugin_lora
 from neuron_artifacts.errors import SpecError, UnsupportedModelError
 
 LOADERS = (
@@ -38,12 +39,17 @@ class Speculation:
         return "eagle-" in self.model.lower()
 
 
+CHUNK_TOKENS = 2048
+"""Of one step where vLLM 0.7 chunks prompts and is given no number."""
+
+
 @dataclass(frozen=True)
 class VllmArguments:
     """The vLLM options that reach the configuration, under vLLM's own names.
 
     ``block_size`` is None where it was not given. ``num_gpu_blocks_override`` is the number the
-    user gives; ``max_prompt_length`` exists from the 0.4 plugin on.
+    user gives; ``max_prompt_length`` exists from the 0.4 plugin on. ``chunked_prefill`` is the
+    number of tokens that a step takes, where prompts are chunked.
     """
 
     tensor_parallel_size: int
@@ -55,6 +61,8 @@ class VllmArguments:
     num_gpu_blocks_override: int | None = None
     max_prompt_length: int | None = None
     speculation: Speculation | None = None
+    chunked_prefill: int | None = None
+    lora: Lora | None = None
 
 
 def is_plugin(loader: str) -> bool:
@@ -77,10 +85,16 @@ def neuron_arguments(
     if arguments.max_prompt_length is not None:
         raise SpecError(f"{loader} does not know max_prompt_length")
     if arguments.speculation is not None:
+        if arguments.lora is not None:
+            raise SpecError(f"{loader} refuses LoRA with speculation")
         return {**_fork_speculation(loader, arguments, override), **deepcopy(override)}
-    kwargs = {**_fork_plain(loader, arguments, override), **deepcopy(override)}
+    rest = dict(deepcopy(override))
+    kwargs = {**_fork_plain(loader, arguments, override), **fork_lora(loader, arguments.lora, rest)}
+    kwargs |= rest
     if loader == "aws-fork-2.24":
         _check_prefix_caching(arguments, kwargs)
+        if arguments.chunked_prefill is not None:
+            _check_chunks(kwargs)
     return kwargs
 
 
@@ -94,6 +108,7 @@ def effective_block_size(loader: str, arguments: VllmArguments, override: Mappin
     """
     layout = arguments.enable_prefix_caching
     if loader == "aws-fork-2.24":
+        layout = layout or arguments.chunked_prefill is not None
         names = ("is_block_kv_layout", "is_prefix_caching", "is_chunked_prefill")
         layout = layout or any(override.get(name, False) for name in names)
     elif not is_plugin(loader):
@@ -102,7 +117,7 @@ def effective_block_size(loader: str, arguments: VllmArguments, override: Mappin
         return arguments.max_model_len
     if arguments.block_size is None:
         raise SpecError(
-            "prefix caching needs a block size", hint="give --block-size as vLLM gets it"
+            "a cache of blocks needs a block size", hint="give --block-size as vLLM gets it"
         )
     return arguments.block_size
 
@@ -176,6 +191,14 @@ def _fork_plain(
             "pa_block_size": block_size,
             "is_block_kv_layout": arguments.enable_prefix_caching,
         }
+        if arguments.chunked_prefill is not None:
+            kwargs |= {
+                "batch_size": 1,
+                "is_continuous_batching": False,
+                "max_context_length": arguments.chunked_prefill,
+                "is_block_kv_layout": True,
+                "chunked_prefill_config": {"max_num_seqs": arguments.max_num_seqs},
+            }
     return kwargs
 
 
@@ -214,7 +237,7 @@ def _plugin_arguments(
     blocks = arguments.max_model_len // block_size * arguments.max_num_seqs
     kwargs = {
         **_plain(arguments),
-        "lora_config": None,
+        "lora_config": plugin_lora(loader, arguments.lora, arguments.max_num_seqs, override),
         "pa_num_blocks": blocks if asked is None else asked + 1,
         "pa_block_size": block_size,
         "is_block_kv_layout": arguments.enable_prefix_caching,
@@ -285,6 +308,12 @@ def _check_prefix_caching(arguments: VllmArguments, kwargs: Mapping[str, Any]) -
                 f"the loader refuses prefix caching without {name}",
                 hint=f'put "{name}": true into --override-neuron-config',
             )
+
+
+def _check_chunks(kwargs: Mapping[str, Any]) -> None:
+    for name in ("chunked_prefill_config", "is_block_kv_layout"):
+        if not kwargs.get(name):
+            raise SpecError(f"the loader refuses chunked prefill without {name}")
 
 
 _DTYPES = {

@@ -5,7 +5,11 @@ Source: ``modules/lora_serving/config.py`` of neuronx-distributed-inference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,15 +43,16 @@ class Adapter:
     config: Mapping[str, Any]
 
 
-def lora_serving(given: Any, level: SdkLevel) -> Any:
+def lora_serving(given: Any, level: SdkLevel, *, hash_seed: str | None = None) -> Any:
     """LoraServingConfig for the entries of ``given``; anything but an object stays as it is.
 
     An adapter that cannot be read counts as none: :func:`broken_adapters` says what is wrong.
+    ``hash_seed`` is the serving host's ``PYTHONHASHSEED``, if that is fixed.
 
     Raises
     ------
     SpecError
-        The adapters are named in a file of their own, which is not read.
+        The file that names the adapters cannot be read.
     """
     if not isinstance(given, dict):
         return given
@@ -55,8 +60,6 @@ def lora_serving(given: Any, level: SdkLevel) -> Any:
     fields = {**table, **{name: deepcopy(v) for name, v in given.items() if name in table}}
     if level.before("2.22"):
         return fields
-    if fields.get("lora_ckpt_json") is not None:
-        raise SpecError("lora_config.lora_ckpt_json is not read here", hint="name the adapters")
     if level.since("2.29") and fields["enable_base_model_only"]:
         fields["max_loras"] += 1
         fields["max_cpu_loras"] += 1
@@ -68,12 +71,18 @@ def lora_serving(given: Any, level: SdkLevel) -> Any:
     adapters = [found for found in _read(on_device, on_host) if isinstance(found, Adapter)]
     wanted = {module for adapter in adapters for module in adapter.target_modules}
     if not _covers(fields["target_modules"], wanted):
-        fields["target_modules"] = sorted(wanted)
+        lists = [adapter.target_modules for adapter in adapters]
+        if hash_seed is None or len(wanted) < 2:
+            fields["target_modules"] = sorted(wanted)
+        else:
+            fields["target_modules"] = _as_a_set(lists, hash_seed)
     fields["max_lora_rank"] = max([fields["max_lora_rank"], *(a.rank for a in adapters)])
     return fields
 
 
-def broken_adapters(given: Any, level: SdkLevel) -> tuple[BrokenRule, ...]:
+def broken_adapters(
+    given: Any, level: SdkLevel, *, hash_seed: str | None = None
+) -> tuple[BrokenRule, ...]:
     """Every reason why the class would raise, or why its text is not the same each time."""
     if not isinstance(given, dict):
         return ()
@@ -96,12 +105,14 @@ def broken_adapters(given: Any, level: SdkLevel) -> tuple[BrokenRule, ...]:
     found = _read(on_device, on_host)
     broken += [entry for entry in found if isinstance(entry, BrokenRule)]
     wanted = {m for entry in found if isinstance(entry, Adapter) for m in entry.target_modules}
-    if not _covers(fields["target_modules"], wanted) and len(wanted) > 1:
+    is_free = hash_seed is None and len(wanted) > 1
+    if is_free and not _covers(fields["target_modules"], wanted):
         # It collects the adapters' modules in a Python set.
         broken.append(BrokenRule(
             "lora-modules-order",
             "the order of lora_config.target_modules depends on Python's hash seed there",
-            hint="list every adapter's modules in target_modules: " + ", ".join(sorted(wanted)),
+            hint="list every adapter's modules in target_modules: " + ", ".join(sorted(wanted))
+            + "; or fix PYTHONHASHSEED",
         ))  # fmt: skip
     return tuple(broken)
 
@@ -111,6 +122,33 @@ def read_adapters(fields: Mapping[str, Any]) -> tuple[Adapter, ...]:
     on_device, on_host = fields.get("lora_ckpt_paths"), fields.get("lora_ckpt_paths_cpu")
     found = _read(_adapters(on_device), _adapters(on_host))
     return tuple(entry for entry in found if isinstance(entry, Adapter))
+
+
+_SET_PROGRAM = """
+import json, sys
+found = set()
+for names in json.load(sys.stdin):
+    found.update(names)
+json.dump(list(found), sys.stdout)
+"""
+
+
+def _as_a_set(lists: Sequence[Sequence[str]], hash_seed: str) -> list[str]:
+    """The order of a set, which only a Python started with this hash seed can tell.
+
+    Raises
+    ------
+    SpecError
+        It is no seed.
+    """
+    asked = subprocess.run(
+        [sys.executable, "-S", "-c", _SET_PROGRAM], input=json.dumps(lists), check=False,
+        capture_output=True, text=True, env={"PYTHONHASHSEED": hash_seed},
+    )  # fmt: skip
+    if asked.returncode:
+        raise SpecError(f"PYTHONHASHSEED={hash_seed} is no seed", hint="a whole number")
+    ordered: list[str] = json.loads(asked.stdout)
+    return ordered
 
 
 def _spare(fields: Mapping[str, Any]) -> int:
@@ -124,9 +162,29 @@ def _covers(modules: Any, wanted: set[str]) -> bool:
 def _places(fields: Mapping[str, Any], level: SdkLevel) -> tuple[dict[str, str], dict[str, str]]:
     """Adapters of the device and of the host by id. The host's include the device's."""
     on_device = _adapters(fields["lora_ckpt_paths"])
-    if level.before("2.27") or not fields["dynamic_multi_lora"]:
+    if level.before("2.27"):
         return on_device, {}
-    return on_device, {**_adapters(fields["lora_ckpt_paths_cpu"]), **on_device}
+    on_device = {**_listed(fields["lora_ckpt_json"], "lora-ckpt-paths"), **on_device}
+    if not fields["dynamic_multi_lora"]:
+        return on_device, {}
+    on_host = _listed(fields["lora_ckpt_json"], "lora-ckpt-paths-cpu")
+    return on_device, {**on_host, **_adapters(fields["lora_ckpt_paths_cpu"]), **on_device}
+
+
+def _listed(file: Any, name: str) -> dict[str, str]:
+    """The adapters that a file of their own names, relative to the folder it names."""
+    if file is None:
+        return {}
+    try:
+        content = load_json_object(read_regular(Path(file).expanduser(), _MOST_BYTES))
+        folder, paths = content.get("lora-ckpt-dir", str(Path.cwd())), content[name]
+        # The text is hashed, so nothing is normalised.
+        joined = {name: os.path.join(folder, path) for name, path in paths.items()}  # noqa: PTH118
+        return _adapters(joined)
+    except KeyError:
+        raise SpecError(f"lora_ckpt_json {file} has no {name}") from None
+    except (OSError, TypeError, ValueError, AttributeError) as error:
+        raise SpecError(f"lora_ckpt_json {file} cannot be read: {error}") from None
 
 
 def _defaults(level: SdkLevel) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def build_neuron_config(
     fields = fill_in_neuron_config(kwargs, family=family, level=level, host=host)
     given = reaching_arguments(kwargs, family, level)
     try:
-        for broken in broken_adapters(given.get("lora_config"), level):
+        for broken in broken_adapters(given.get("lora_config"), level, hash_seed=host.hash_seed):
             raise SpecError(broken.message, hint=broken.hint)
         check_fields(fields, given, level)
     except WRONG_VALUES as error:
@@ -222,7 +222,7 @@ def _set_lists(fields: dict[str, Any], given: Mapping[str, Any], level: SdkLevel
 def _set_nested(fields: dict[str, Any], level: SdkLevel, host: Host) -> None:
     sampling = fields["on_device_sampling_config"]
     fields["on_device_sampling_config"] = nested.on_device_sampling(sampling, level, host)
-    fields["lora_config"] = lora_serving(fields["lora_config"], level)
+    fields["lora_config"] = lora_serving(fields["lora_config"], level, hash_seed=host.hash_seed)
     if level.since("2.24"):
         prefill = nested.chunked_prefill(fields["chunked_prefill_config"], level)
         fields["chunked_prefill_config"] = prefill

@@ -8,6 +8,7 @@ computed from tables and rules: neither NxD Inference, nor vLLM, nor torch is im
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,13 +97,13 @@ def vllm_artifact_hash(
     override = dict(override_neuron_config or {})
     _check_loader(loader, arguments, environ)
     level = level_of(sdk)
-    host = host_of(level, target, environ, python)
+    host = replace(host_of(level, target, environ, python), hash_seed=_hash_seed(environ, python))
     site = _Site(family_for(config, loader, level), level, host)
     if loader is None or arguments is None:
         attributes = site.configure(config, model, site.fill_in(override), site.family)
         return _digest(attributes, site.notes(override))
     arguments = replace(arguments, dtype=resolve_dtype(loader, arguments.dtype, config, level))
-    _check_chunked_prefill(loader, level, override)
+    _check_chunked_prefill(loader, level, arguments, override)
     fields = site.fill_in(neuron_arguments(loader, arguments, override))
     attributes = site.configure(config, model, fields, site.family)
     if _attaches_draft(loader, arguments, fields):
@@ -158,6 +159,14 @@ class _Site:
         return tuple(notes)
 
 
+def _hash_seed(environ: Mapping[str, str], python: str) -> str | None:
+    """The host's, where it is fixed and this interpreter hashes text as the host's does."""
+    seed = environ.get("PYTHONHASHSEED")
+    # From 3.11 on CPython hashes with SipHash-1-3 rather than SipHash-2-4.
+    same = (sys.version_info >= (3, 11)) == (python != "3.10")
+    return seed if seed not in (None, "", "random") and same else None
+
+
 def _check_loader(
     loader: str | None, arguments: VllmArguments | None, environ: Mapping[str, str]
 ) -> None:
@@ -178,9 +187,14 @@ def _check_loader(
             )
 
 
-def _check_chunked_prefill(loader: str, level: SdkLevel, override: Mapping[str, Any]) -> None:
+def _check_chunked_prefill(
+    loader: str, level: SdkLevel, arguments: VllmArguments, override: Mapping[str, Any]
+) -> None:
     newer = loader == "aws-fork-2.24" or is_plugin(loader)
-    if override.get("chunked_prefill_config") and newer and level.before("2.24"):
+    makes = override.get("chunked_prefill_config") or (
+        loader == "aws-fork-2.24" and arguments.chunked_prefill is not None
+    )
+    if makes and newer and level.before("2.24"):
         raise SpecError(
             f"SDK {level.name} has no chunked prefill configuration for {loader} to make"
         )
@@ -208,6 +222,10 @@ def _loader_notes(
     asked = arguments.block_size
     if asked is not None and asked != effective_block_size(loader, arguments, override):
         notes.append(f"block size {asked} is not used: without prefix caching it is max_model_len")
+    if arguments.chunked_prefill is not None and loader != "aws-fork-2.24":
+        notes.append(f"{loader} does not chunk prompts")
+    if arguments.lora is None and "lora_modules" in override:
+        notes.append("lora_modules counts only with --enable-lora")
     if _ignores_eagle(loader, arguments, override):
         notes.append(
             f"{loader} takes EAGLE from override_neuron_config.enable_eagle_speculation, "

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +25,18 @@ MODELS = read("vectors")["models"]
 RANDOM_MODELS = read("random")["models"]
 LOADED = list(each("loaders"))
 LOADED_MODELS = read("loaders")["models"]
+LOADED_FILES = read("loaders")["files"]
 LLAMA = MODELS["tiny-llama"]
 OPTIONS = VllmArguments(2, 4, 512, "bfloat16")
+
+
+@pytest.fixture
+def adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory with the LoRA adapters that the vectors name."""
+    for name, content in LOADED_FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
 
 
 def md5(config: Mapping[str, Any] = LLAMA, **changes: Any) -> str:
@@ -60,7 +72,9 @@ def test_random_options(case: Mapping[str, Any], sdk: str, expected: str | None)
 @pytest.mark.parametrize(
     ("case", "sdk", "expected"), [v[1:] for v in LOADED], ids=[v[0] for v in LOADED]
 )
-def test_real_loaders(case: Mapping[str, Any], sdk: str, expected: str | None) -> None:
+def test_real_loaders(
+    case: Mapping[str, Any], sdk: str, expected: str | None, adapters: None
+) -> None:
     if expected is None:
         with pytest.raises(NeuronArtifactsError):
             compute(case, sdk, LOADED_MODELS)
@@ -82,6 +96,38 @@ def test_the_digest_is_of_the_document() -> None:
     result = vllm_artifact_hash(LLAMA, model="tiny-llama", sdk="2.29")
     assert hashlib.md5(result.document.encode()).hexdigest() == result.md5
     assert '"quantize_clamp_bound": Infinity' in result.document
+
+
+TWO_ADAPTERS = {
+    "lora_config": {"max_loras": 2, "lora_ckpt_paths": {n: f"lora/adapter-{n}" for n in "ab"}}
+}
+
+
+@pytest.mark.parametrize(
+    ("seed", "modules"),
+    [
+        ("0", ["v_proj", "k_proj", "q_proj"]),
+        ("1", ["k_proj", "v_proj", "q_proj"]),
+        ("42", ["q_proj", "v_proj", "k_proj"]),
+    ],
+)
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="older Python hashes text in another way")
+def test_a_fixed_hash_seed_orders_lora_modules(
+    seed: str, modules: list[str], adapters: None
+) -> None:
+    """The orders that NxD Inference's LoraServingConfig gave under CPython 3.11."""
+    found = vllm_artifact_hash(
+        LLAMA, model="m", sdk="2.24", override_neuron_config=TWO_ADAPTERS,
+        environ={"PYTHONHASHSEED": seed},
+    )  # fmt: skip
+    assert json.loads(found.document)["neuron_config"]["lora_config"]["target_modules"] == modules
+
+
+@pytest.mark.parametrize("seed", [None, "random", "minus one"])
+def test_without_a_hash_seed_the_order_cannot_be_known(seed: str | None, adapters: None) -> None:
+    environ = {} if seed is None else {"PYTHONHASHSEED": seed}
+    with pytest.raises(SpecError, match=r"seed"):
+        md5(override_neuron_config=TWO_ADAPTERS, environ=environ)
 
 
 def test_inputs_stay_untouched() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from neuron_artifacts.backends.nxdi.loaders import Speculation, VllmArguments
 from neuron_artifacts.backends.nxdi.vllm_hash import VllmHash, vllm_artifact_hash
+from neuron_artifacts.backends.nxdi.vllm_lora import Lora
 
 DATA = Path(__file__).parents[2] / "data" / "vllm_hashes"
 
@@ -54,5 +55,7 @@ def arguments(case: Mapping[str, Any]) -> VllmArguments:
         enable_prefix_caching=options.get("enable_prefix_caching", False),
         num_gpu_blocks_override=options.get("num_gpu_blocks_override"),
         max_prompt_length=case.get("max_prompt_length"),
+        chunked_prefill=options.get("chunked_prefill"),
+        lora=Lora(**options["lora"]) if "lora" in options else None,
         speculation=spec and Speculation(spec["draft"], spec["k"], spec.get("method")),
     )
