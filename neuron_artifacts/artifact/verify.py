@@ -108,9 +108,15 @@ def verify_artifact(
             directory, status, depth, tuple(problems), manifest=manifest, bad_files=frozenset(bad)
         )
     extra = tuple(sorted(set(_walk(directory)) - {*SIDECARS, *(f.path for f in manifest.files)}))
-    smuggled = [name for name in extra if is_asset(name) or name == TEMPLATE_FOLDER]
-    if smuggled and depth != "off":
-        problems = [f"{name} would be read, and the manifest does not list it" for name in smuggled]
+    problems = [
+        *(f"{name} is no plain file" for name in sorted(SIDECARS) if _is_odd(directory / name)),
+        *(
+            f"{name} would be read, and the manifest does not list it"
+            for name in extra
+            if is_asset(name) or name == TEMPLATE_FOLDER
+        ),
+    ]
+    if problems and depth != "off":
         return Verdict(directory, "corrupt", depth, tuple(problems), None, manifest, extra)
     reasons = check_host(manifest) if check_host else []
     if reasons:
@@ -199,6 +205,14 @@ def _check_header(path: Path, file: FileEntry) -> str | None:
             if opened.read(4) != b"\x7fELF":
                 return f"{file.path} is no shared object"
     return None
+
+
+def _is_odd(path: Path) -> bool:
+    """Whether something else than a file lies there, as a link to what must not be pushed."""
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _has_link(directory: Path, relative: str) -> bool:

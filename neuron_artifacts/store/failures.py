@@ -13,12 +13,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from neuron_artifacts._files import load_json_object, write_atomically
+from neuron_artifacts._files import load_json_object, read_regular, write_atomically
 
 FAILED = ".failed"
 EXPIRES_SECONDS = 30 * 86400
 PERMANENT = ("device_memory", "too_many_instructions", "unsupported_operator", "internal_error")
 """Causes that another try of the same compiler cannot change; see ``worker/causes.py``."""
+
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,15 @@ def recall_failure(
     """The failure remembered for these graphs, unless it has expired."""
     now = time.time() if now is None else now
     try:
-        body = load_json_object(_path(root, graphs_digest).read_bytes())
+        body = load_json_object(read_regular(_path(root, graphs_digest), _MOST_BYTES))
         failure = KnownFailure(
             str(body["cause"]), str(body["message"]), str(body["log"]),
-            float(body["created"]), float(body["expires"]),
+            float(body["created"]), min(float(body["expires"]), now + EXPIRES_SECONDS),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     # A clock that was wrong when it was written must not make it last for ever.
-    is_current = failure.created - 86400 <= now < min(failure.expires, now + EXPIRES_SECONDS + 1)
+    is_current = 0 <= failure.created <= now + 86400 and now < failure.expires
     return failure if is_current and failure.cause in PERMANENT else None
 
 

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuron_artifacts._files import DigestCache, is_sha256
+from neuron_artifacts._files import DigestCache, is_sha256, read_regular, write_atomically
 from neuron_artifacts.artifact import MANIFEST_NAME, Manifest, read_manifest
 from neuron_artifacts.errors import NeuronArtifactsError, StoreError
 from neuron_artifacts.store.leases import STORE_NAME
 from neuron_artifacts.store.owner import is_abandoned
 from neuron_artifacts.store.staging import Staging, rename_without_replacing, storing
+
+_MOST_SAID = 4096
+"""Bytes that the holder of a lock may say."""
 
 
 class LocalStore:
@@ -142,15 +145,17 @@ def _may_be_artifact(path: Path) -> bool:
 
 def _tell_holder(lock: Path) -> None:
     """Leave word for those who wait; whether they can read it matters to nobody else."""
+    said = f"process {os.getpid()} on {socket.gethostname()}".encode()
     with suppress(OSError):
-        lock.with_suffix(".holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        write_atomically(lock.with_suffix(".holder"), said)  # never through somebody's link
 
 
 def _read_holder(lock: Path) -> str:
     try:
-        return lock.with_suffix(".holder").read_text() or "another process"
-    except OSError:
-        return "another process"
+        said = read_regular(lock.with_suffix(".holder"), _MOST_SAID).decode()
+    except (OSError, ValueError):
+        said = ""
+    return said or "another process"
 
 
 def _written(path: Path) -> float:

@@ -17,8 +17,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from neuron_artifacts._files import user_cache_dir
+from neuron_artifacts._files import read_regular, user_cache_dir
 from neuron_artifacts.artifact import MANIFEST_NAME, Verdict, verify_artifact
+from neuron_artifacts.artifact.manifest import MAX_MANIFEST_BYTES
 from neuron_artifacts.store.leases import hold
 
 CHECKPOINT_SECONDS = 7 * 86400
@@ -95,9 +96,10 @@ def _result(verdict: Verdict) -> ScrubResult:
 
 def _manifest_digest(path: Path) -> str:
     try:
-        return hashlib.sha256((path / MANIFEST_NAME).read_bytes()).hexdigest()
-    except OSError:
+        data = read_regular(path / MANIFEST_NAME, MAX_MANIFEST_BYTES)
+    except (OSError, ValueError):
         return ""
+    return hashlib.sha256(data).hexdigest()
 
 
 def _append(checkpoint: Path, result: ScrubResult, digest: str) -> None:

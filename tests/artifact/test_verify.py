@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,23 @@ def test_a_link_to_a_folder_of_templates_must_be_listed(artifact: Path, tmp_path
     verdict = verify_artifact(artifact)
     assert verdict.status == "corrupt"
     assert verdict.extra_files == ("additional_chat_templates", "elsewhere")
+
+
+@pytest.mark.parametrize("name", ["artifact.provenance.json", "artifact.sig.json"])
+@pytest.mark.parametrize("what", ["a link", "a folder", "a pipe"])
+def test_what_lies_beside_the_manifest_is_plain_files(
+    artifact: Path, tmp_path: Path, name: str, what: str
+) -> None:
+    """They are pushed and exported: a stranger's must not be somebody's credentials."""
+    (tmp_path / "credentials").write_text("secret")
+    if what == "a link":
+        (artifact / name).symlink_to(tmp_path / "credentials")
+    elif what == "a folder":
+        (artifact / name).mkdir()
+    else:
+        os.mkfifo(artifact / name)
+    verdict = verify_artifact(artifact)
+    assert (verdict.status, verdict.problems) == ("corrupt", (f"{name} is no plain file",))
 
 
 def test_off_reads_the_manifest_alone(artifact: Path) -> None:
