@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from neuron_artifacts._files import user_cache_dir, write_atomically
 from neuron_artifacts.backends.cpu.targets import Target
-from neuron_artifacts.errors import CompileError, ToolchainError
+from neuron_artifacts.errors import CompileError, ResourceError, ToolchainError
 
 Kind = Literal["gcc", "clang", "zig"]
 
@@ -39,6 +39,7 @@ PASSED_ON = ("PATH", "HOME", "ZIG_GLOBAL_CACHE_DIR", "LD_LIBRARY_PATH")
 
 PROBE_SECONDS = 60
 LOG_LINES = 12
+_DISK_FULL = ("No space left on device", "NoSpaceLeft", "Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -242,6 +243,8 @@ def compile_graph(compiler: Compiler, target: Target, source: str, destination: 
     ------
     CompileError
         The compiler failed; its last lines are in the message, all of them in ``log``.
+    ResourceError
+        The disk is full.
     """
     with tempfile.TemporaryDirectory(prefix=".compile-", dir=destination.parent) as folder:
         (Path(folder) / SOURCE_NAME).write_text(source, encoding="utf-8")
@@ -305,7 +308,14 @@ def _death_hook() -> Callable[[], None] | None:
     return hook
 
 
-def _failed(compiler: Compiler, target: Target, code: int, log: str) -> CompileError:
+def _failed(
+    compiler: Compiler, target: Target, code: int, log: str
+) -> CompileError | ResourceError:
+    if any(words in log for words in _DISK_FULL):
+        return ResourceError(
+            f"{compiler.kind} {compiler.version} found no space left on the disk",
+            hint="free space there, or choose another place with --store",
+        )
     lines = log.splitlines()
     cause = " | ".join(line.strip() for line in lines[-LOG_LINES:]) or "it printed nothing"
     ended = f"signal {-code}" if code < -1 else f"code {code}"
