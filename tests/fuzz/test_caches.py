@@ -125,15 +125,15 @@ def test_files_without_end(tmp_path: Path, kind: str) -> None:
     assert result.status == "corrupt"
 
 
-def test_a_lock_of_a_shared_store_leads_nowhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["key.holder", "key.lock"])
+def test_a_lock_of_a_shared_store_leads_nowhere(tmp_path: Path, name: str) -> None:
     """Whoever may write there could link what this process writes to a file of its user's."""
     store = LocalStore(tmp_path, DigestCache(tmp_path / "digests"))
     locks = store.root / ".locks"
     locks.mkdir(parents=True)
     mine = tmp_path / "mine"
     mine.write_text("precious")
-    for name in ("key.holder", "key.lock"):
-        (locks / name).symlink_to(mine)
+    (locks / name).symlink_to(mine)
     with store.building("key", lambda *_: None):
         assert mine.read_text() == "precious"
-    assert not (locks / "key.holder").is_symlink()
+    assert mine.read_text() == "precious"
