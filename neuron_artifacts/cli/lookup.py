@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -69,9 +70,9 @@ def lookup_command(
     """Say whether what MODEL needs is compiled already, and if not, what is nearest.
 
     Asks this store, the compile caches of this machine, the configured remotes and, with
-    --backend optimum, the Hugging Face Neuron cache. Exits with 0 if a source has exactly what
-    was asked for, else with 3. Without MODEL, lists what all of them hold; an md5 of vLLM's
-    instead of MODEL asks this store for what is called so.
+    --backend optimum or an option of its own, the Hugging Face Neuron cache. Exits with 0 if a
+    source has exactly what was asked for, else with 3. Without MODEL, lists what all of them hold;
+    an md5 of vLLM's instead of MODEL asks this store for what is called so.
     """
     from neuron_artifacts.neuron_cache import CacheOptions
     from neuron_artifacts.sources import choose_sources
@@ -82,6 +83,8 @@ def lookup_command(
         return _look_up_directory(spec, as_json)
     options = CacheOptions(tuple(cache_repo or ()), release, compiler, task, prove)
     told = spec.origins["backend"] != "default"
+    if options != CacheOptions() and not told:
+        spec = replace(spec, backend="optimum")  # whose caches these are questions to
     asked = choose_sources(
         spec.backend if spec.model or told else None, store=spec.store, environ=os.environ,
         options=options, remotes=configured_remotes(os.environ), names=source or (),

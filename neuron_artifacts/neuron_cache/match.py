@@ -14,8 +14,20 @@ from neuron_artifacts.neuron_cache.architecture import (
 )
 from neuron_artifacts.neuron_cache.registry import Entry, normalise_dtype, normalise_target
 
-_SYNONYMS = {"sentence-similarity": "feature-extraction", "embed": "feature-extraction",
-             "generate": "text-generation", "causal-lm": "text-generation"}  # fmt: skip
+_SYNONYMS = {
+    "embed": "feature-extraction", "default": "feature-extraction",
+    "sentence-similarity": "feature-extraction", "mask-generation": "feature-extraction",
+    "image-feature-extraction": "feature-extraction", "pretraining": "feature-extraction",
+    "generate": "text-generation", "causal-lm": "text-generation",
+    "conversational": "text-generation", "masked-lm": "fill-mask",
+    "sequence-classification": "text-classification",
+    "zero-shot-classification": "text-classification",
+    "seq2seq-lm": "text2text-generation", "summarization": "text2text-generation",
+    "translation": "text2text-generation", "audio-ctc": "automatic-speech-recognition",
+    "speech2seq-lm": "automatic-speech-recognition", "vision2seq-lm": "image-to-text",
+    "text-to-speech": "text-to-audio",
+}  # fmt: skip
+"""vLLM's words, and those that optimum takes for others (``TasksManager.map_from_synonym``)."""
 
 
 @dataclass(frozen=True)
@@ -181,4 +193,5 @@ def _cached(entry: Entry, name: str) -> tuple[str, Any]:
 
 
 def _canonical_task(task: str | None) -> str | None:
-    return _SYNONYMS.get(task or "", task)
+    plain = task and task.removesuffix("-with-past")
+    return _SYNONYMS.get(plain or "", plain)

@@ -2,7 +2,7 @@
 
 What optimum-neuron saves has looked like this::
 
-    neuron_config.json + model*.pt                      decoders from 0.2.0
+    neuron_config.json + model*.pt, or compiled/        decoders from 0.2.0 (HLO: 0.2.0 only)
     config.json with "neuron", checkpoint/ or compiled/ decoders before
     config.json with "neuron", model.neuron             traced models
     <component>/config.json with "neuron"               traced pipelines
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 NEURON_CONFIG_NAME = "neuron_config.json"
 _GRAPHS = "model*.pt"
+_HLO_GRAPHS = "compiled"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def recognise(
     of neuron_config.json where there is one, ``files`` the names at the root, if known.
     """
     if neuron_config is not None:
-        complete = None if files is None else any(fnmatchcase(f, _GRAPHS) for f in files)
+        complete = None if files is None else any(map(_is_graphs, files))
         return PreExported("decoder", neuron_config, _locks(neuron_config, exact=True), complete)
     neuron = config.get("neuron")
     if isinstance(neuron, Mapping):
@@ -75,6 +76,10 @@ def recognise(
         if isinstance(found, Mapping):
             return PreExported("pipeline", found, _locks(found, exact=False), None)
     return None
+
+
+def _is_graphs(name: str) -> bool:
+    return fnmatchcase(name, _GRAPHS) or name == _HLO_GRAPHS
 
 
 def _locks(neuron: Mapping[str, Any], *, exact: bool) -> tuple[VersionLock, ...]:

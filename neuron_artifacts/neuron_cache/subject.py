@@ -24,6 +24,8 @@ MAX_CONFIG_BYTES = 16 << 20
 _COMPONENT = re.compile(
     r"unet|transformer(_\d)?|text_encoder(_\d)?|controlnet|prior|image_encoder|encoder|decoder"
 )
+_HALVES = ("encoder", "decoder")
+"""Folders of an encoder-decoder model that ``optimum-cli export neuron`` made: nothing above."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -75,7 +77,7 @@ def open_model(model: str, hub: Hub, *, revision: str | None = None) -> ModelFil
 
 
 def read_config(files: ModelFiles) -> ModelConfig:
-    """Read config.json, or what model_index.json names.
+    """Read config.json, or what model_index.json names, or both halves of a compiled model.
 
     Raises
     ------
@@ -87,14 +89,18 @@ def read_config(files: ModelFiles) -> ModelConfig:
     config = _read_object(files, CONFIG_NAME)
     if config is None:
         index = _read_object(files, PIPELINE_NAME)
-        if index is None:
+        names = (
+            _HALVES
+            if index is None
+            else tuple(n for n, v in index.items() if _COMPONENT.fullmatch(n) and _is_used(v))
+        )
+        found = in_parallel(lambda name: _read_object(files, f"{name}/{CONFIG_NAME}"), names)
+        config = {n: c for n, c in zip(names, found, strict=True) if c is not None}
+        if index is None and not config:
             raise ModelFormatError(
                 f"{files.name} has neither {CONFIG_NAME} nor {PIPELINE_NAME}",
                 hint="name a model in Hugging Face layout",
             )
-        names = [n for n, v in index.items() if _COMPONENT.fullmatch(n) and _is_used(v)]
-        found = in_parallel(lambda name: _read_object(files, f"{name}/{CONFIG_NAME}"), names)
-        config = {n: c for n, c in zip(names, found, strict=True) if c is not None}
     model_id = None if isinstance(files, _Folder) else files.name
     return ModelConfig(model_id, config, files.age)
 

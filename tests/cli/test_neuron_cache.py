@@ -23,11 +23,12 @@ def hub() -> Iterator[CacheHub]:
         yield served
 
 
-def ask(hub: CacheHub, place: Path, *flags: str) -> Result:
+def ask(hub: CacheHub, place: Path, *flags: str, backend: str | None = "optimum") -> Result:
+    named = ("--backend", backend) if backend else ()
     (place / "model").mkdir(exist_ok=True)
     (place / "model" / "config.json").write_text(json.dumps(LLAMA))
     return run(
-        "cache-lookup", "model", "--backend", "optimum", "--cache-repo", REPO, *flags, cwd=place,
+        "cache-lookup", "model", *named, "--cache-repo", REPO, *flags, cwd=place,
         HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(place / "hf"),
         NEURON_ARTIFACTS_CACHE=str(place / "cache"),
     )  # fmt: skip
@@ -50,7 +51,9 @@ def test_a_smaller_request_is_near_and_exits_with_3(hub: CacheHub, tmp_path: Pat
     assert "hint, not proof" in text
 
 
-def test_its_options_without_it_are_usage(tmp_path: Path) -> None:
-    result = run("cache-lookup", "model", "--task", "text-generation", cwd=tmp_path)
-    assert result.code == 2
-    assert "--backend optimum" in result.err
+def test_its_options_ask_it_unless_another_backend_is_named(hub: CacheHub, tmp_path: Path) -> None:
+    result = ask(hub, tmp_path, "--json", backend=None)
+    assert (result.code, result.data["sources"][0]["source"]) == (0, REPO)
+    refused = ask(hub, tmp_path, backend="cpu")
+    assert refused.code == 2
+    assert "--backend optimum" in refused.err

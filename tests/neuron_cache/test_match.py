@@ -169,10 +169,14 @@ def test_tasks() -> None:
 
     assert status(Subject(LLAMA), embeds) == "miss"
     assert status(Subject(LLAMA, task="feature-extraction"), embeds) == "hit"
-    assert status(Subject(LLAMA, task="embed"), embeds) == "hit"
+    for alias in ("embed", "sentence-similarity", "feature-extraction-with-past"):
+        assert status(Subject(LLAMA, task=alias), embeds) == "hit"
     assert status(Subject(LLAMA, task="text-generation"), embeds) == "miss"
     assert status(Subject(LLAMA, pipeline_tag="feature-extraction"), embeds) == "hit"
     assert status(Subject(LLAMA, pipeline_tag="sentence-similarity"), embeds) == "hit"
+    for alias in ("causal-lm-with-past", "generate"):
+        [row] = judge(CacheRequest(), Subject(LLAMA, task=alias), both).rows
+        assert row.task == "text-generation"
     [row] = judge(CacheRequest(), Subject(LLAMA), both).rows
     assert (row.task, row.shape["batch_size"]) == ("text-generation", 2)
 

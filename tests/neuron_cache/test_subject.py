@@ -104,7 +104,12 @@ def test_a_plain_model_takes_one_head(hub: CacheHub, connect: Connect) -> None:
 
 @pytest.mark.parametrize(
     ("graphs", "complete"),
-    [(["model.pt"], True), (["model_decode.pt", "model_prefill.pt"], True), ([], False)],
+    [
+        (["model.pt"], True),
+        (["model_decode.pt", "model_prefill.pt"], True),
+        (["compiled/0.neff"], True),
+        ([], False),
+    ],
 )
 def test_a_compiled_decoder_names_its_locks(
     hub: CacheHub, connect: Connect, graphs: list[str], complete: bool
@@ -138,6 +143,18 @@ def test_older_layouts_are_told_by_their_configuration(
     [lock] = found.locks
     assert (lock.package, lock.exact) == ("neuronx-cc", False)
     assert len(hub.requests) == 1
+
+
+def test_a_compiled_encoder_decoder_model_may_have_its_halves_only(
+    hub: CacheHub, connect: Connect
+) -> None:
+    half = encoded({**BERT, "neuron": TRACED})
+    hub.commit(MODEL, {"encoder/config.json": half, "decoder/config.json": half})
+    model = read_config(open_model(MODEL, connect()))
+    assert model.config.keys() == {"encoder", "decoder"}
+    found = find_pre_exported(open_model(MODEL, connect()), model.config)
+    assert found
+    assert found.layout == "pipeline"
 
 
 def test_a_compiled_folder(tmp_path: Path, connect: Connect) -> None:
