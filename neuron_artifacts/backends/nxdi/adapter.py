@@ -193,10 +193,11 @@ def _graphs(
     """Phase, bucket and file of each: as the library itself tells, where it was asked."""
     if not answers:
         return tuple((phase, bucket, "model.pt") for phase, bucket in list_graphs(fields))
-    return tuple(
+    told = [
         (entry["phase"].removesuffix("_model"), entry["bucket"], entry["file"])
         for entry in answers[0]["graphs"]
-    )
+    ]
+    return tuple(dict.fromkeys(told))  # those of one length count as one, as in list_graphs
 
 
 def _tasks(graphs: tuple[tuple[str, int, str], ...], digest: str) -> tuple[GraphTask, ...]:

@@ -29,7 +29,7 @@ COMPILER_VARIABLES = (
 LAYOUT_FIELDS = ("start_rank_id", "local_ranks_size", "save_sharded_checkpoint", "skip_sharding")
 _PATHS = ("quantized_checkpoints_path",)
 _WRAPPER_FLAGS = ("--cache_dir", "--no_cache", "--retry_failed_compilation", "--log_level")
-_MIN_PREFIX_BUCKET = 512
+_MIN_BUCKET, _MIN_PREFIX_CONTEXT, _MIN_PREFIX_DECODING = 128, 512, 256
 
 
 def graphs_document(
@@ -109,17 +109,36 @@ def list_graphs(neuron_config: Mapping[str, Any]) -> tuple[tuple[str, int], ...]
     """Phases with their buckets, in the order NxD Inference builds them.
 
     Source: ``models/model_base.py``, ``enable_context_encoding`` and its siblings, and
-    ``modules/autobucketing.py``. With prefix caching a bucket is its prefill length.
+    ``modules/autobucketing.py``. Where graphs differ in a second size too (a prefix, a number of
+    tiles or of sequences), those of one length count as one.
     """
     fields = neuron_config
-    context = _buckets(fields, "context_encoding_buckets", fields["max_context_length"])
-    decoding = _buckets(fields, "token_generation_buckets", fields["max_length"])
-    if fields.get("is_prefix_caching") and not fields.get("context_encoding_buckets"):
-        context = generate_buckets(_MIN_PREFIX_BUCKET, fields["max_context_length"])
-    return (
-        *(("context_encoding", bucket) for bucket in context),
-        *((_decoding_phase(fields), bucket) for bucket in decoding),
-    )
+    phase = _decoding_phase(fields)
+    graphs = {"context_encoding": _context_buckets(fields)}
+    if fields.get("trace_tokengen_model") and phase != "fused_speculation":  # SDK 2.21
+        graphs["token_generation"] = _decoding_buckets(fields)
+    graphs[phase] = _decoding_buckets(fields)
+    if phase == "medusa_speculation":
+        graphs[phase] = tuple(fields["buckets"])
+    return tuple((name, bucket) for name, buckets in graphs.items() for bucket in buckets)
+
+
+def _context_buckets(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    most, tiles = fields["max_context_length"], fields.get("chunked_prefill_config")
+    by_length = fields.get("enable_bucketing") and not fields.get("context_encoding_buckets")
+    if by_length and isinstance(tiles, Mapping):
+        return _chunks(tiles["kernel_q_tile_size"], most)
+    return _buckets(fields, "context_encoding_buckets", most, _MIN_PREFIX_CONTEXT)
+
+
+def _decoding_buckets(fields: Mapping[str, Any]) -> tuple[int, ...]:
+    return _buckets(fields, "token_generation_buckets", fields["max_length"], _MIN_PREFIX_DECODING)
+
+
+def _chunks(tile: int, most: int) -> tuple[int, ...]:
+    """The shortest, the median and the longest of the multiples of a tile."""
+    tiles = math.ceil(most / tile) if most >= tile else 1
+    return tuple(dict.fromkeys(tile * count for count in (1, (tiles + 1) // 2, tiles)))
 
 
 def _decoding_phase(fields: Mapping[str, Any]) -> str:
@@ -130,11 +149,17 @@ def _decoding_phase(fields: Mapping[str, Any]) -> str:
     return "medusa_speculation" if fields.get("is_medusa") else "token_generation"
 
 
-def _buckets(fields: Mapping[str, Any], name: str, maximum: int) -> tuple[int, ...]:
+def _buckets(
+    fields: Mapping[str, Any], name: str, maximum: int, with_prefix: int
+) -> tuple[int, ...]:
     if not fields.get("enable_bucketing"):
         return (maximum,)
     explicit = fields.get(name)
-    return tuple(explicit) if explicit else generate_buckets(128, maximum)
+    if explicit:
+        return tuple(entry[0] if isinstance(entry, list) else entry for entry in explicit)
+    # Prefixes became a size of their own with SDK 2.24.
+    has_prefixes = fields.get("is_prefix_caching") and "prefix_buckets" in fields
+    return generate_buckets(with_prefix if has_prefixes else _MIN_BUCKET, maximum)
 
 
 def model_document(config: Mapping[str, Any]) -> Any:

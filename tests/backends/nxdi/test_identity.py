@@ -97,8 +97,27 @@ def test_flags_that_only_steer_the_cache_are_left_out() -> None:
             {"speculation_length": 4, "enable_fused_speculation": True},
             "fused_speculation", [128, 256, 512], [128, 256, 512, 1024],
         ),
-        ({"is_medusa": True}, "medusa_speculation", [128, 256, 512], [128, 256, 512, 1024]),
-        ({"is_prefix_caching": True}, "token_generation", [512], [128, 256, 512, 1024]),
+        ({"is_medusa": True, "buckets": [99]}, "medusa_speculation", [128, 256, 512], [99]),
+        (
+            {"is_prefix_caching": True, "prefix_buckets": None},
+            "token_generation", [512], [256, 512, 1024],
+        ),
+        (  # up to SDK 2.23
+            {"is_prefix_caching": True},
+            "token_generation", [128, 256, 512], [128, 256, 512, 1024],
+        ),
+        (
+            {"chunked_prefill_config": {"kernel_q_tile_size": 128}, "max_context_length": 1000},
+            "token_generation", [128, 512, 1024], [128, 256, 512, 1024],
+        ),
+        (
+            {"chunked_prefill_config": {"kernel_q_tile_size": 512}},
+            "token_generation", [512], [128, 256, 512, 1024],
+        ),
+        (
+            {"chunked_prefill_config": {}, "context_encoding_buckets": [[128, 4], [256, 4]]},
+            "token_generation", [128, 256], [128, 256, 512, 1024],
+        ),
     ],
 )  # fmt: skip
 def test_the_graphs_are_those_nxdi_builds(
@@ -108,3 +127,13 @@ def test_the_graphs_are_those_nxdi_builds(
     assert [b for p, b in graphs if p == "context_encoding"] == context
     assert [b for p, b in graphs if p == phase] == decoding
     assert len(graphs) == len(context) + len(decoding)
+
+
+def test_sdk_2_21_generates_single_tokens_beside_speculation() -> None:
+    """``trace_tokengen_model`` is no field of later levels."""
+    fields = {**FIELDS, "trace_tokengen_model": True, "speculation_length": 4}
+    assert [phase for phase, bucket in list_graphs(fields) if bucket == 1024] == [
+        "token_generation", "speculation",
+    ]  # fmt: skip
+    fused = {**fields, "enable_fused_speculation": True}
+    assert {phase for phase, _ in list_graphs(fused)} == {"context_encoding", "fused_speculation"}
