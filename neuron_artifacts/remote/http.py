@@ -104,7 +104,8 @@ def send(
         request.add_header(name, value)
     if size is not None:
         request.add_header("Content-Length", str(size))
-        request.add_header("Content-Type", "application/octet-stream")
+        if not request.has_header("Content-type"):
+            request.add_header("Content-Type", "application/octet-stream")
     if authorization:
         request.add_unredirected_header("Authorization", authorization)
     with _explained(url):

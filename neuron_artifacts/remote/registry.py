@@ -152,7 +152,12 @@ class Registry:
             )  # fmt: skip
         if refused.status == 429:
             return RemoteError(f"{what} is limiting requests", passing=True)
-        return RemoteError(f"{what} answered {refused.status} about {path.partition('?')[0]}")
+        return RemoteError(
+            f"{what} answered {refused.status} about {path.partition('?')[0]}",
+            # Some, like distribution 2.8 on files, for a moment do not know a blob that several
+            # have just uploaded at once.
+            passing=refused.status == 400 and path.startswith("manifests/"),
+        )
 
 
 def body_of(response: http.Response, most: int) -> Any:

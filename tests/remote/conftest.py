@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,14 @@ def radosgw_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield endpoint
 
 
+@pytest.fixture(scope="session")
+def registry_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if not servers.find_registry():
+        pytest.skip("no registry is installed (Debian: docker-registry)")
+    with servers.docker_registry(tmp_path_factory.mktemp("registry") / "r") as host:
+        yield host
+
+
 @pytest.fixture
 def s3_environ(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in servers.AWS.items():
@@ -83,7 +92,11 @@ def registry() -> Iterator[SmallRegistry]:
         yield server
 
 
-@pytest.fixture(params=["file", "s3", "hf", "oci", pytest.param("radosgw", marks=pytest.mark.slow)])
+REAL = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("radosgw", "registry")]
+"""Servers of Debian's packages, where they are installed."""
+
+
+@pytest.fixture(params=["file", "s3", "hf", "oci", *REAL])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """An empty remote store of each kind."""
     kind = request.param
@@ -95,5 +108,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return Place(kind, f"s3://{servers.BUCKET}/{tmp_path.name}?endpoint={endpoint}")
     if kind == "hf":
         return Place(kind, f"hf://{REPO}", request.getfixturevalue("hub"))
+    if kind == "registry":
+        host = request.getfixturevalue("registry_host")
+        return Place("oci", f"oci://{host}/r{secrets.token_hex(8)}/artifacts")
     registry = request.getfixturevalue("registry")
     return Place(kind, f"oci://{registry.host}/team/artifacts", registry)

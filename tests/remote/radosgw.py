@@ -49,6 +49,8 @@ mon data avail crit = 0
 rgw data = {folder}/rgw
 rgw frontends = beast endpoint=127.0.0.1:{port}
 rgw enable usage log = false
+rgw gc obj min wait = 1
+rgw gc processor period = 2
 """
 
 

@@ -163,3 +163,23 @@ class Proxy:
             for end in (source, target):
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+
+
+def find_registry() -> str | None:
+    """The registry of https://github.com/distribution/distribution."""
+    return shutil.which("docker-registry") or shutil.which("registry")
+
+
+@contextmanager
+def docker_registry(folder: Path) -> Iterator[str]:
+    """A real registry, open to all; gives its ``host:port``."""
+    port, program = free_port(), find_registry()
+    assert program
+    folder.mkdir(parents=True)
+    config = folder / "config.yml"
+    config.write_text(
+        f"version: 0.1\nhttp: {{addr: '127.0.0.1:{port}'}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder}/data}}}}\n"
+    )
+    with running([program, "serve", str(config)], f"http://127.0.0.1:{port}/v2/"):
+        yield f"127.0.0.1:{port}"

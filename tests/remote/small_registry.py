@@ -125,7 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _manifests(self, name: str, tag: str, query: dict[str, Any], body: bytes) -> None:
         if self.command == "PUT":
-            layers = json.loads(body)["layers"]
+            image = json.loads(body)
+            layers = image["layers"]
+            if self.headers["Content-Type"] != image["mediaType"]:
+                self._send(400)  # MANIFEST_INVALID
+                return
             if any(layer["digest"] not in self.registry.blobs for layer in layers):
                 self._send(400)  # MANIFEST_BLOB_UNKNOWN
                 return

@@ -78,6 +78,15 @@ def test_a_registry_that_is_busy_is_asked_again(
     assert registry.faults == []
 
 
+def test_a_registry_that_does_not_know_a_fresh_blob_yet_is_asked_again(
+    registry: SmallRegistry, tmp_path: Path
+) -> None:
+    registry.faults += [("manifests", 404, {}), ("manifests", 400, {}), ("manifests", 400, {})]
+    artifact = make_artifact(tmp_path / "a", shards=1)
+    assert push_artifact(open_url(f"oci://{registry.host}/r"), artifact).published
+    assert registry.faults == []
+
+
 def test_a_hub_that_is_busy_is_asked_again(hub: CacheHub, tmp_path: Path) -> None:
     artifact = make_artifact(tmp_path / "a", shards=2)
     hub.faults += [
