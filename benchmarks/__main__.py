@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import describe_machine
 
-SECTIONS = ("depth", "hit", "generation", "cache_lookup")
+SECTIONS = ("depth", "hit", "generation", "cache_lookup", "remote")
 
 
 def main() -> None:
