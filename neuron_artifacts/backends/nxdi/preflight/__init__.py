@@ -9,9 +9,14 @@ from neuron_artifacts.backends.findings import Finding, order
 from neuron_artifacts.backends.nxdi.levels import SdkLevel
 from neuron_artifacts.backends.nxdi.neuron_config import WRONG_VALUES
 from neuron_artifacts.backends.nxdi.preflight.adapters import check_adapters
+from neuron_artifacts.backends.nxdi.preflight.attributes import (
+    check_attributes,
+    check_chunks,
+    check_window,
+)
 from neuron_artifacts.backends.nxdi.preflight.buckets import check_buckets, check_lengths
 from neuron_artifacts.backends.nxdi.preflight.catalogue import finding
-from neuron_artifacts.backends.nxdi.preflight.constructor import check_constructor, check_window
+from neuron_artifacts.backends.nxdi.preflight.constructor import check_constructor
 from neuron_artifacts.backends.nxdi.preflight.cores import check_cores, check_heads
 from neuron_artifacts.backends.nxdi.preflight.memory import check_core_memory, check_host
 from neuron_artifacts.backends.nxdi.preflight.nodes import check_nodes
@@ -27,8 +32,8 @@ __all__ = ["Resources", "examine"]
 Check = Callable[[Subject], Iterator[Finding]]
 
 _CHECKS: tuple[Check, ...] = (
-    check_constructor, check_window, check_cores, check_heads, check_nodes, check_core_memory,
-    check_host, check_buckets, check_lengths, check_speculation, check_eagle, check_adapters,
+    check_constructor, check_attributes, check_window, check_chunks, check_cores,
+    check_heads, check_nodes, check_core_memory, check_host, check_buckets, check_lengths, check_speculation, check_eagle, check_adapters,
     check_quantization, check_dtypes,
 )  # fmt: skip
 

@@ -47,7 +47,11 @@ _MEMORY: _Rules = {
     "disk-tight": ("warning", "they leave less than a tenth of the free disk for graphs and logs"),
     "weights-beside": (
         "warning",
-        "without `save_sharded_checkpoint` the artifact needs its checkpoint where it was compiled",
+        "without `save_sharded_checkpoint` weights are sharded at every start, and vLLM reads a "
+        "draft, a quantised checkpoint or adapters where they were",
+    ),
+    "skip-sharding": (
+        "error", "`skip_sharding` with `save_sharded_checkpoint`: shards are read, none are made",
     ),
 }  # fmt: skip
 
@@ -141,7 +145,9 @@ _NEURON_CONFIG: _Rules = {
     "kernel-deprecated": ("warning", "a switch that the SDK has replaced"),
     "chunked-prefill-layout": ("error", "chunked prefill without `is_block_kv_layout`"),
     "chunked-prefill-batch": ("error", "chunked prefill alone with a batch"),
-    "chunked-prefill-unsupported": ("warning", "newer NxD Inference refuses chunked prefill later"),
+    "chunked-prefill-unsupported": ("error", "chunked prefill from SDK 2.28 on"),
+    "chunked-attention": ("error", "a model of chunked attention with what excludes it"),
+    "model-attributes": ("error", "`config.json` lacks an attribute that the class needs"),
     "tensor-capture": ("error", "`tensor_capture_config` without on-device sampling"),
     "cp-degree": ("error", "`tp_degree` is no multiple of `cp_degree`"),
     "attention-dp-degree": ("error", "`attention_dp_degree` divides `tp_degree` or batch unevenly"),

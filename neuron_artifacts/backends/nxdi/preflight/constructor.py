@@ -65,22 +65,6 @@ def check_constructor(subject: Subject) -> Iterator[Finding]:
     yield from _deprecated(subject)
 
 
-def check_window(subject: Subject) -> Iterator[Finding]:
-    """NxD Inference's windowed prefill takes the model's own window only."""
-    window = subject.field("windowed_context_encoding_size")
-    sliding = subject.model.config.get("sliding_window")
-    if None not in (window, sliding) and window != sliding:
-        yield finding(
-            "window-size",
-            f"windowed_context_encoding_size {window} is not the model's sliding_window {sliding}",
-        )
-    if subject.field("is_chunked_prefill") and subject.level and subject.level.since("2.27"):
-        yield finding(
-            "chunked-prefill-unsupported",
-            "chunked prefill passes NeuronConfig; building the model raises NotImplementedError",
-        )
-
-
 def _lost_arguments(subject: Subject) -> Iterator[Finding]:
     level, family = subject.level, subject.family
     assert level is not None

@@ -87,14 +87,31 @@ def check_core_memory(subject: Subject) -> Iterator[Finding]:
     yield from _fitting(subject, footprint)
 
 
+def _read_elsewhere(subject: Subject) -> list[str]:
+    """What NxD Inference reads by the path that neuron_config.json has, if nothing is sharded."""
+    lies = {
+        "the quantised checkpoint": subject.field("quantized"),
+        "the draft": subject.speculates,
+        "the adapters": subject.field("lora_config") is not None,
+    }
+    return [name for name, is_there in lies.items() if is_there]
+
+
 def check_host(subject: Subject) -> Iterator[Finding]:
     """Memory and disk of the machine that compiles and shards."""
-    if not subject.field("save_sharded_checkpoint") or subject.field("skip_sharding"):
+    if not subject.field("save_sharded_checkpoint"):
+        read = _read_elsewhere(subject)
         yield finding(
             "weights-beside",
-            "the weights are not sharded into the artifact: it needs the checkpoint at "
-            f"{subject.model.source} wherever it is served",
-            hint="save_sharded_checkpoint: true makes it stand alone",
+            "the artifact carries the checkpoint, and it is sharded at every start"
+            + (f"; under vLLM {' and '.join(read)} must lie where they are now" if read else ""),
+            hint="save_sharded_checkpoint: true shards once, and needs nothing else",
+        )
+    elif subject.field("skip_sharding"):
+        yield finding(
+            "skip-sharding",
+            "skip_sharding makes no shards, and with save_sharded_checkpoint loading reads them",
+            hint="save_sharded_checkpoint: false, or no skip_sharding",
         )
     footprint = footprint_of(subject)
     if footprint is None or subject.resources is None:

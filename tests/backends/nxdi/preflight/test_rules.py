@@ -52,6 +52,7 @@ def llama(dtype: str = "BF16", **changes: Any) -> Any:
     return snapshot({**LLAMA_8B, **changes}, tensors=shapes(LLAMA_8B), dtype=dtype)
 
 
+CHUNKS = llama(attention_chunk_size=512)
 MIXTRAL = snapshot({
     **LLAMA_8B, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
     "num_local_experts": 8,
@@ -88,7 +89,10 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
      "are 29.92 GiB, .*: inf2.xlarge have less"),
     ("disk", {"machine": Machine(disk=10 * GIB)}, "14.9. GiB of shards .* 10.00 GiB of disk"),
     ("disk-tight", {"machine": Machine(disk=16 * GIB)}, "come on top"),
-    ("weights-beside", {"save_sharded_checkpoint": False}, "checkpoint at org/model wherever"),
+    ("weights-beside", {"save_sharded_checkpoint": False}, "sharded at every start$"),
+    ("weights-beside", {**QUANTIZED, "save_sharded_checkpoint": False}, "the quantised .* must"),
+    ("weights-beside", {**FUSED, "save_sharded_checkpoint": False}, "vLLM the draft must"),
+    ("skip-sharding", {"skip_sharding": True}, "makes no shards"),
     # buckets
     ("max-context-length", {"max_context_length": 2048}, "2048 is more than max_length 1024"),
     ("buckets-empty", {"context_encoding_buckets": []}, "context_encoding_buckets is empty"),
@@ -169,6 +173,13 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("chunked-prefill-batch", {**CHUNKED, "batch_size": 2, "chunked_prefill_config":
                                {"tkg_model_enabled": False}}, "batch_size 2"),
     ("chunked-prefill-unsupported", CHUNKED, "NotImplementedError"),
+    ("chunked-prefill-unsupported", {**CHUNKED, "sdk": "2.28"}, "NotImplementedError"),
+    ("chunked-attention", {"model": CHUNKS, **PREFIX}, "is_prefix_caching True .* only False"),
+    ("chunked-attention", {"model": CHUNKS, "padding_side": "left"}, "chunks of 512 .* 1024"),
+    ("chunked-attention", {"model": CHUNKS, "sdk": "2.24", "cp_degree": 2}, "only 1 is"),
+    ("chunked-attention", {"model": llama(attention_chunk_size=511), "cp_degree": 2}, "divide"),
+    ("model-attributes", {"model": llama(architectures=["Qwen3MoeForCausalLM"])},
+     "llama. gives no .*num_experts"),
     ("tensor-capture", {"tensor_capture_config": {}}, "needs an on_device_sampling_config"),
     ("cp-degree", {"cp_degree": 3}, "tp_degree 8 is not a multiple of cp_degree 3"),
     ("attention-dp-degree", {**CONTINUOUS, "attention_dp_degree": 3}, "multiple of .* 3"),
