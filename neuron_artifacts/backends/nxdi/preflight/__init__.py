@@ -32,9 +32,9 @@ __all__ = ["Resources", "examine"]
 Check = Callable[[Subject], Iterator[Finding]]
 
 _CHECKS: tuple[Check, ...] = (
-    check_constructor, check_attributes, check_window, check_chunks, check_cores,
-    check_heads, check_nodes, check_core_memory, check_host, check_buckets, check_lengths, check_speculation, check_eagle, check_adapters,
-    check_quantization, check_dtypes,
+    check_constructor, check_attributes, check_window, check_chunks, check_cores, check_heads,
+    check_nodes, check_core_memory, check_host, check_buckets, check_lengths, check_speculation,
+    check_eagle, check_adapters, check_quantization, check_dtypes,
 )  # fmt: skip
 
 
