@@ -25,6 +25,16 @@ def test_links_and_named_files_exist(path: Path) -> None:
         assert (ROOT / named).exists(), named
 
 
+def test_every_promise_names_tests_that_exist() -> None:
+    text = (ROOT / "SECURITY.md").read_text()
+    promises = re.split(r"^ ?\d+\. \*\*", text[text.index("## What is promised") :], flags=re.M)[1:]
+    assert len(promises) == 10
+    for promise in promises:
+        assert "::test_" in promise, promise
+    for file, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
 def test_the_readme_names_every_command() -> None:
     text = (ROOT / "README.md").read_text()
     for command in COMMANDS:

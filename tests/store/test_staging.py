@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -96,6 +98,60 @@ def test_rename_without_replacing(tmp_path: Path) -> None:
     assert rename_without_replacing(tmp_path / "b", tmp_path / "c") is False
     with pytest.raises(OSError, match="No such file"):
         rename_without_replacing(tmp_path / "absent", tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("happens", "code", "outcome"),
+    [
+        (True, errno.ENOENT, True),
+        (True, errno.EIO, True),
+        (True, errno.ENOTEMPTY, True),
+        (False, errno.ENOTEMPTY, False),
+        (False, errno.ESTALE, errno.ESTALE),
+        (False, errno.EXDEV, errno.EXDEV),
+        (False, errno.EBUSY, errno.EBUSY),
+    ],
+)
+def test_a_rename_as_over_nfs(
+    happens: bool, code: int, outcome: bool | int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no ``renameat2`` there, and an answer that got lost makes the second try fail."""
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if happens:
+            real(self, target)
+        raise OSError(code, os.strerror(code), str(self))
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_bytes(b"x")
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(Path, "rename", rename)
+    if isinstance(outcome, bool):
+        assert rename_without_replacing(tmp_path / "a", tmp_path / "b") is outcome
+    else:
+        with pytest.raises(OSError, match=r"\[Errno") as caught:
+            rename_without_replacing(tmp_path / "a", tmp_path / "b")
+        assert caught.value.errno == outcome
+    assert (tmp_path / ("b" if happens else "a") / "file").is_file()
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EXDEV, errno.EBUSY])
+def test_a_rename_that_fails_leaves_nothing_behind(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rename(self: Path, target: Path) -> Path:
+        raise OSError(code, os.strerror(code), str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(StoreError):
+            publish(tmp_path)
+    store = LocalStore(tmp_path)
+    assert store.directories() == []
+    assert list((store.root / ".staging").iterdir()) == []
+    publish(tmp_path)
 
 
 def test_a_file_where_the_store_should_be_is_a_clear_error(tmp_path: Path) -> None:
