@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from neuron_artifacts._files import CHUNK, sync_directory
+from neuron_artifacts._files import CHUNK, shorten, sync_directory
 from neuron_artifacts.artifact import (
     MANIFEST_NAME,
     SIDECARS,
@@ -160,7 +160,7 @@ def _lay(reader: _Reader, staging: Staging, manifest: Manifest, meter: Meter) ->
         entry = expected.pop(name, None)
         allowed = entry.size if entry else MAX_MANIFEST_BYTES
         if not member[0].startswith(_folder(manifest)) or not (entry or name in beside):
-            raise CorruptError(f"{reader.source} holds {member[0]!r}, unlisted or twice")
+            raise CorruptError(f"{reader.source} holds {shorten(member[0])}, unlisted or twice")
         if size > allowed or (entry and size != allowed):
             raise CorruptError(f"{reader.source} has {size} bytes of {name}, not {allowed}")
         with storing(staging.path), staging.reserve(name).open("xb") as file:
@@ -197,7 +197,7 @@ class _Reader:
             return None
         if member.type != tarfile.REGTYPE or member.size < 0:
             raise CorruptError(
-                f"{self.source} holds {member.name!r}, which is no plain file",
+                f"{self.source} holds {shorten(member.name)}, which is no plain file",
                 hint="an export of an artifact holds nothing else; do not trust this one",
             )
         return name or member.name, member.size

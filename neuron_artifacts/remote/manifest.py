@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from neuron_artifacts._files import is_safe_relative, is_sha256, load_json_object
+from neuron_artifacts._files import is_safe_relative, is_sha256, load_json_object, shorten
 from neuron_artifacts.artifact import SIDECARS, FileEntry, Manifest, parse_manifest
 from neuron_artifacts.errors import CorruptError, IncompatibleError
 
@@ -85,8 +85,9 @@ def parse_remote_manifest(data: bytes, key: str, where: str) -> RemoteManifest:
     try:
         body = load_json_object(data[: MAX_BYTES + 1])
         if body["schema"] != SCHEMA:
+            schema = shorten(body["schema"])
             raise IncompatibleError(
-                f"{where} has {key} in schema {body['schema']!r}; this version reads {SCHEMA}",
+                f"{where} has {key} in schema {schema}; this version reads {SCHEMA}",
                 hint="use the neuron-artifacts release that pushed it",
             )
         manifest = RemoteManifest(
@@ -97,7 +98,8 @@ def parse_remote_manifest(data: bytes, key: str, where: str) -> RemoteManifest:
         )
         found = manifest.artifact.key
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptError(f"{where} has a damaged manifest for {key}: {error}") from None
+        told = shorten(str(error))
+        raise CorruptError(f"{where} has a damaged manifest for {key}: {told}") from None
     if found != key:
         raise CorruptError(f"{where} has {found} where {key} should be")
     return manifest
