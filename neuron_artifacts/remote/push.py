@@ -12,6 +12,7 @@ from neuron_artifacts._files import hash_file
 from neuron_artifacts.artifact import (
     MANIFEST_NAME,
     SIDECARS,
+    SIGNATURE_NAME,
     FileEntry,
     Manifest,
     parse_manifest,
@@ -23,6 +24,7 @@ from neuron_artifacts.remote.collect import announced
 from neuron_artifacts.remote.manifest import Reference, RemoteManifest, Sidecar
 from neuron_artifacts.remote.moving import Meter, in_parallel, persistently
 from neuron_artifacts.remote.port import Blob, RemoteStore, unique
+from neuron_artifacts.remote.pull import read_remote
 from neuron_artifacts.remote.references import find_references
 from neuron_artifacts.store.leases import hold
 from neuron_artifacts.store.staging import reading
@@ -85,6 +87,8 @@ def _push(remote: RemoteStore, directory: Path, weights: Weights, observe: Obser
         in_parallel(lambda blob: _send(remote, blob, meter), missing)
         whole = RemoteManifest(data, sidecars, references)
         published = persistently(lambda: remote.publish(whole))
+    if not published:
+        _tell_signature(remote, whole, observe)
     return Pushed(
         manifest.key, published, sum(blob.size for blob in blobs), meter.done,
         sum(f.size for f in manifest.files if f.sha256 in references),
@@ -132,6 +136,22 @@ def _send(remote: RemoteStore, blob: Blob, meter: Meter) -> None:
             raise MissError(f"{blob.path} vanished while it was pushed") from error
 
     persistently(attempt)
+
+
+def _tell_signature(remote: RemoteStore, whole: RemoteManifest, observe: Observer) -> None:
+    """What is published stays as it is: a signature that came later does not get there."""
+    there = read_remote(remote, whole.artifact.key)
+    if _signature(whole) not in (None, _signature(there)):
+        observe(
+            Note(
+                f"{remote.url} keeps {whole.artifact.key[:16]} with the signatures it was first "
+                "pushed with, and those here are others: sign before the first push"
+            )
+        )
+
+
+def _signature(whole: RemoteManifest) -> str | None:
+    return next((s.sha256 for s in whole.sidecars if s.path == SIGNATURE_NAME), None)
 
 
 def _tell_copied(
