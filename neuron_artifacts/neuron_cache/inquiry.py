@@ -151,7 +151,7 @@ def request_of(spec: CompileSpec, *, host_target: str | None = None) -> CacheReq
     fields: dict[str, Any] = {_NAMES[name]: value for name, value in asked.items()}
     if fields.get("target") in (None, "native"):
         fields["target"] = host_target
-    other = dict(spec.extra)
+    other = {"speculation_length": spec.num_speculative_tokens, **spec.extra}
     if spec.max_context_length is not None:
         other["max_context_length"] = spec.max_context_length
     for name, kind in (("continuous_batching", bool), ("speculation_length", int)):

@@ -267,7 +267,7 @@ _MODES = (
 )  # fmt: skip
 _SEPARATES = (
     "batch_size", "sequence_length", "tp_degree", "dtype", "target", "continuous_batching",
-    "speculation_length", "prefill_chunk_size",
+    "speculation_length", "prefill_chunk_size", "max_num_images", "image_size", "image_seq_len",
 )  # fmt: skip
 """Rows that agree in these are one: the rest follows from the model's class."""
 

@@ -145,8 +145,11 @@ def _is_traced(neuron: Mapping[str, Any]) -> bool:
     return "dynamic_batch_size" in neuron or any(name.startswith("static_") for name in neuron)
 
 
+_TP_NAMES = ("tp_degree", "num_cores", "tensor_parallel_size")
+
+
 def _decoder_shape(neuron: Mapping[str, Any]) -> dict[str, Any]:
-    tp = "tp_degree" if "tp_degree" in neuron else "num_cores"
+    tp = next((name for name in _TP_NAMES if name in neuron), _TP_NAMES[0])
     dtype = neuron.get("torch_dtype") or neuron.get("dtype") or neuron.get("auto_cast_type")
     return {
         "batch_size": _count(neuron, "batch_size"),

@@ -149,8 +149,12 @@ def test_one_row_for_each_shape() -> None:
         cache.add("0.4.5", "llama", name, **s(1, 4096), checkpoint_revision=name[-1] * 40)
     cache.add("0.4.5", "llama", "org/llama", **s(1, 4096), on_device_sampling=False)
     cache.add("0.4.5", "llama", "org/llama", **s(1, 4096), speculation_length=3)
+    for images in (1, 4):
+        cache.add("0.4.6.dev4", "llama", "org/llama", **s(1, 4096), max_num_images=images)
+    assert len(merge_rows(entries(cache))) == 4
     plain, speculative = sorted(
-        merge_rows(entries(cache)), key=lambda row: row.shape["speculation_length"]
+        (row for row in merge_rows(entries(cache)) if row.release == "0.4.5"),
+        key=lambda row: row.shape["speculation_length"],
     )
     assert set(plain.model_ids) == {"org/llama", "org/tuned"}
     assert {"a" * 40, "d" * 40} <= set(plain.revisions)

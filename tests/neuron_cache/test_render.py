@@ -66,6 +66,8 @@ def test_only_options_that_were_set_are_asked_for() -> None:
         "batch_size": 4, "sequence_length": 4096, "continuous_batching": True,
         "speculation_length": 0, "fused_qkv": True,
     }  # fmt: skip
+    drafted = request_of(spec(num_speculative_tokens="5", target="trn1"))
+    assert drafted.wanted() == {"target": "trn1", "speculation_length": 5}
     with pytest.raises(UsageError, match="speculation_length must be a whole number"):
         request_of(spec(override_neuron_config={"speculation_length": "5"}))
 

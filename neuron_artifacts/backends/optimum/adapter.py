@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -158,21 +158,21 @@ def _admit(resolved: ResolvedSpec, environ: Mapping[str, str]) -> str:
     from neuron_artifacts.neuron_cache import CacheOptions
     from neuron_artifacts.neuron_cache.client import Hub
     from neuron_artifacts.neuron_cache.gate import may_compile
-    from neuron_artifacts.neuron_cache.inquiry import Inquiry
-    from neuron_artifacts.neuron_cache.match import CacheRequest
+    from neuron_artifacts.neuron_cache.inquiry import Inquiry, request_of
 
     spec, own = resolved.spec, resolved.work
     if spec.allow_compile:
         return "compiling from scratch is allowed"
     wanted, versions = own.wanted, own.site.versions
-    request = CacheRequest(
-        batch_size=wanted["batch_size"], sequence_length=wanted["sequence_length"],
-        tp_degree=wanted["tp_degree"], dtype=wanted["torch_dtype"], target=resolved.target,
-        speculation_length=wanted.get("speculation_length", 0),
+    request = replace(
+        request_of(spec), batch_size=wanted["batch_size"], tp_degree=wanted["tp_degree"],
+        sequence_length=wanted["sequence_length"], dtype=wanted["torch_dtype"],
+        target=resolved.target, speculation_length=wanted.get("speculation_length", 0),
     )  # fmt: skip
     options = CacheOptions(
-        release=versions.get("optimum-neuron"), compiler=versions.get("neuronx-cc")
-    )
+        release=versions.get("optimum-neuron"), compiler=versions.get("neuronx-cc"),
+        task="text-generation",
+    )  # fmt: skip
     inquiry = Inquiry(spec.model, request, Hub(), revision=spec.revision, options=options)
     admission = may_compile(inquiry.ask(locate_cache(environ).path), allow_compile=False)
     return f"{admission.source or spec.model}: {admission.reason}"

@@ -68,7 +68,14 @@ def test_what_is_cached_is_compiled(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", [("--batch-size", "3"), ("--tp-degree", "8"), ("--torch-dtype", "float16"), ()]
+    "flags",
+    [
+        ("--batch-size", "3"),
+        ("--tp-degree", "8"),
+        ("--torch-dtype", "float16"),
+        ("--override-neuron-config", '{"fused_qkv": false}'),
+        (),
+    ],
 )
 def test_what_is_not_cached_is_refused_until_it_is_allowed(
     flags: tuple[str, ...], site: Site
