@@ -16,6 +16,7 @@ from neuron_artifacts.remote import (
     remove_remote,
 )
 from neuron_artifacts.remote.config import check_url, config_path, write_remotes
+from tests.cli.run import run
 from tests.remote.samples import local_store, make_artifact
 
 
@@ -68,6 +69,25 @@ def test_urls_that_are_refused(url: str) -> None:
         check_url(url)
     assert "secret" not in str(caught.value).replace("secret_access_key", "")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:hunter2@bucket/x", "s3://bucket/x?secret_access_key=hunter2",
+        "oci://user:hunter2@registry.example/r", "https://user:hunter2@host/x",
+    ],
+)  # fmt: skip
+def test_a_secret_in_a_url_is_not_repeated(url: str, config: Path, tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "a", shards=1)
+    for command in (
+        ("remote", "add", "team", url), ("push", artifact, "--to", url),
+        ("pull", artifact.name, "--from", url), ("remote", "gc", url),
+    ):  # fmt: skip
+        result = run(*command, NEURON_ARTIFACTS_DEBUG="1")
+        assert result.code == 2, command
+        assert "hunter2" not in result.out + result.err
+    assert not config.exists()
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "x" * 65])
