@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from neuron_artifacts._files import CHUNK
+from neuron_artifacts._files import CHUNK, stat_regular
 from neuron_artifacts.artifact.tar_stream import read_members
 from neuron_artifacts.errors import CorruptError
 
@@ -86,6 +86,7 @@ def read_neff(path: Path, *, full: bool = False) -> Neff:
         It is no NEFF, cut short, too long, or damaged.
     """
     try:
+        stat_regular(path)  # opening a pipe would wait for whoever writes into it
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             return read_neff_at(file, 0, size, full=full, exact=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neuron_artifacts._files import read_regular
 from neuron_artifacts.errors import CorruptError, IncompleteError
 
 CONFIG_FILE = "neuron_config.json"
@@ -54,14 +55,13 @@ def read_neuron_config(path: Path) -> NeuronConfigFile:
         It is no JSON object, or absurdly large.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_regular(path, MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         raise IncompleteError("is missing") from None
     except OSError as error:
         raise CorruptError(f"cannot be read: {error.strerror}") from error
-    if len(data) > MAX_BYTES:
-        raise CorruptError(f"is larger than {MAX_BYTES >> 20} MiB")
+    except ValueError as error:
+        raise CorruptError(f"is {error}") from None
     try:
         content = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -93,7 +93,8 @@ def read_neuron_directory(directory: Path, *, full: bool = False) -> NeuronDirec
         Nothing in it is a Neuron library's work.
     """
     if not directory.is_dir():
-        raise MissError("there is no such directory")
+        what = "it is no directory" if directory.exists() else "there is no such directory"
+        raise MissError(f"{what}: {directory}")
     config, findings = _read_config(directory)
     kind = _kind_of(directory, config)
     if kind is None:

@@ -141,7 +141,7 @@ def read_manifest(directory: Path) -> Manifest:
     except NotADirectoryError:
         names = [directory.name]
     except OSError:
-        raise MissError("there is no such directory") from None
+        raise MissError(f"there is no such directory: {directory}") from None
     if not names:
         raise MissError("the directory is empty")
     # Artifacts are renamed into place whole: one may have come between the two looks.

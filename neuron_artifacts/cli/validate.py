@@ -54,7 +54,7 @@ def validate_command(
     directory = directory_called(directory)
     depth: Depth = "full" if full else "quick"
     neuron = check_neuron_directory(directory, depth, host=_host(target, python))
-    if neuron is None and (target or python):
+    if neuron is None and (target or python) and directory.is_dir():
         raise UsageError(
             f"{directory} is not the work of a Neuron library, and has no other device to fit",
             hint="leave out --target and --python",

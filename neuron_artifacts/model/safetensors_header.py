@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import load_json_object, shorten
+from neuron_artifacts._files import load_json_object, shorten, stat_regular
 from neuron_artifacts.errors import ModelFormatError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -51,6 +51,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         The file is truncated, too long, or its header is not what the format promises.
     """
     try:
+        stat_regular(path)  # opening a pipe would wait for whoever writes into it
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             head = file.read(8)

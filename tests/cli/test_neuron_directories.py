@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -102,6 +103,33 @@ def test_inspect_shows_neffs_configuration_and_shards(source: Path) -> None:
     text = run("inspect", source).out
     for part in (source.name, "model.pt", "tp1_sharded_checkpoint.safetensors", "2.0.1.0%"):
         assert part in text
+
+
+@pytest.mark.parametrize("name", ["neuron_config.json", "model.pt", "weights/tp0_sharded_checkpoint"
+                                  ".safetensors", "artifact.json"])  # fmt: skip
+def test_a_pipe_in_a_strangers_directory_is_not_waited_for(source: Path, name: str) -> None:
+    (source / name).unlink(missing_ok=True)
+    os.mkfifo(source / name)
+    for command in (["validate", "--full"], ["adopt", "--store", source.parent], ["inspect"]):
+        assert run(*command, source, **QUIET).code in (0, 2, 5)
+
+
+def test_a_neff_that_is_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"{'a' * 20}.neff")
+    checked = run("validate", tmp_path, "--json", **QUIET)
+    assert (checked.code, checked.data["verdict"]) == (5, "corrupt")
+    assert "not a regular file" in checked.data["problems"][0]
+
+
+@pytest.mark.parametrize("flags", [(), ("--target", "trn1")])
+def test_what_is_not_there_is_missing_whatever_it_is_judged_for(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    for place in (tmp_path / "nothing", tmp_path / "file"):
+        result = run("validate", place, *flags, **QUIET)
+        assert (result.code, place.name in result.out + result.err) == (3, True)
+        (tmp_path / "file").touch()
+    assert "it is no directory" in run("validate", tmp_path / "file", **QUIET).err
 
 
 def test_inspect_shows_what_is_broken(source: Path) -> None:
