@@ -21,6 +21,7 @@ from neuron_artifacts.neuron_cache.registry import (
     REGISTRY,
     Entry,
     EntryPath,
+    architecture_digest,
     compiler_folder,
     covers,
     is_development,
@@ -187,7 +188,8 @@ class Reader:
     def _read_groups(self, subject: Subject, groups: Sequence[list[EntryPath]]) -> list[Entry]:
         """One entry of each folder first, and the rest of those that match.
 
-        A folder that an alias of the model points to is read at once: it will match.
+        A folder that an alias of the model points to is read at once: it will match. So is one
+        whose first entry belongs elsewhere, for that one says nothing of the rest.
         """
         entries: list[Entry] = []
         waiting = [sorted(group, key=lambda at: at.path) for group in groups]
@@ -195,7 +197,10 @@ class Reader:
             asked = {at for group in waiting for at in self._probes(subject, group)}
             found = {entry.at: entry for entry in self.read(asked)}
             speaking = [(next((at for at in g if at in found), None), g) for g in waiting]
-            matching = [g for at, g in speaking if at and _speaks_for(subject, found[at])]
+            matching = [
+                group for at, group in speaking
+                if at and (_is_stray(found[at]) or _speaks_for(subject, found[at]))
+            ]  # fmt: skip
             entries += [found[at] for group in matching for at in group if at in found]
             entries += self.read(at for group in matching for at in group if at not in asked)
             # A probe that could not be read says nothing of its folder: the next one is asked.
@@ -227,6 +232,11 @@ def _speaks_for(subject: Subject, probe: Entry) -> bool:
     architecture lie below one.
     """
     return probe.kind == "pipeline" or is_same_architecture(subject, probe)
+
+
+def _is_stray(probe: Entry) -> bool:
+    """Whether an entry lies below a digest that is not its architecture's."""
+    return architecture_digest(probe) not in (None, probe.at.digest)
 
 
 def _name(at: EntryPath) -> tuple[str, str, str]:

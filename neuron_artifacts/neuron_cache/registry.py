@@ -12,6 +12,8 @@ Every layout optimum-neuron wrote from 0.0.18 to 0.4.5 and on its main branch, u
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -122,6 +124,19 @@ def parse_entry(at: EntryPath, data: bytes, aliases: tuple[str, ...] = ()) -> En
         kind: Kind = "traced" if "" in configs else "pipeline"
         return Entry(kind=kind, **_traced_shape(neuron), **common)
     return Entry(kind="decoder", **_decoder_shape(neuron), **common)
+
+
+def architecture_digest(entry: Entry) -> str | None:
+    """The name of the folder that a single model's entry belongs into, from 0.4.5 on.
+
+    SHA-256 of the JSON that ``arch_digest`` in ``cache/entries/single_model.py`` makes. ``None``
+    for a pipeline, whose digest is taken over what its entry does not hold.
+    """
+    config = entry.configs.get("")
+    if config is None:
+        return None
+    document = {"model_type": config["model_type"], "task": entry.task, "config": config}
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _split(document: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:

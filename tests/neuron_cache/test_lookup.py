@@ -231,6 +231,20 @@ def test_damaged_and_foreign_files_are_named_and_skipped(ask: Ask) -> None:
     assert "no Neuron configuration" in reasons[foreign]
 
 
+def test_a_stray_entry_does_not_speak_for_its_folder(ask: Ask) -> None:
+    cache, other = Cache(), Cache()
+    for batch in (1, 4):
+        good = cache.add(RELEASE, "llama", "org/llama", batch_size=batch)
+    folder = good.rpartition("/")[0]
+    for number, model in enumerate(("small", "qwen2")):
+        stray = other.add(RELEASE, model, f"org/{model}", batch_size=2)
+        cache.files[f"{folder}/{number:020}.json"] = other.files[stray]
+    for model_id in ("me/tune", "org/llama"):
+        found = ask(cache, LLAMA, model_id=model_id)
+        assert [row.shape["batch_size"] for row in found.rows] == [1, 4]
+    assert [row.shape["batch_size"] for row in ask(cache, SMALL).rows] == [2]
+
+
 def test_an_alias_stands_in_for_a_damaged_entry(ask: Ask) -> None:
     cache = Cache()
     good = cache.add(RELEASE, "llama", "org/llama")
