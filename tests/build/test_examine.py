@@ -59,6 +59,15 @@ def test_mistakes_of_names_beside_those_of_values(nxdi: Path, tmp_path: Path) ->
     assert "hbm-estimate" in found, "what can be judged is"
 
 
+def test_fields_that_transformers_neuronx_has_not(tmp_path: Path) -> None:
+    python = make_neuron_environment(tmp_path / "venv", "transformers_neuronx")
+    found = rules(
+        backend="transformers-neuronx", target="trn1", python=str(python), store=str(tmp_path),
+        max_context_length=64, override_neuron_config={"zzz": 1, "fuse_qkv": True, "aaa": 2},
+    )  # fmt: skip
+    assert found == ["max_context_length", "unknown-field", "unknown-field"]
+
+
 def test_without_a_device_to_compile_for_nothing_more_can_be_said(nxdi: Path) -> None:
     assert rules(backend="nxdi", python=str(nxdi)) == ["request"]
 

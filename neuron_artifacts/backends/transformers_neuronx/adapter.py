@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from neuron_artifacts._files import shorten
 from neuron_artifacts.artifact import Manifest
 from neuron_artifacts.backends.base import (
     BuiltDirectory,
     Estimate,
     GraphTask,
     ResolvedSpec,
+    Resources,
     find_checkpoint,
 )
 from neuron_artifacts.backends.findings import Finding
@@ -52,6 +54,21 @@ _VARIABLES = (
     "NEURON_VOCAB_PAD_DIVISOR",
 )
 """What vLLM's loader and the library read beside the compiler's own variables."""
+
+_FIELDS = frozenset({
+    "all_reduce_dtype", "attention_layout", "attn_output_transposed", "bf16_rms_norm",
+    "cache_layout", "cast_logits_dtype", "collectives_layout", "compilation_worker_count",
+    "continuous_batching", "duplicate_q_weight_sos", "fuse_mlp", "fuse_qkv", "fused_rmsnorm_mlp",
+    "fused_rmsnorm_qkv", "group_query_attention", "has_pre_attention_norm", "is_eagle_draft",
+    "is_eagle_target", "kv_cache_quant", "lhs_aligned", "log_softmax_scores",
+    "mlp_in_weight_tiling_permute_order", "mlp_out_weight_tiling_permute_order",
+    "mlp_out_weight_transpose", "on_device_embedding", "on_device_generation",
+    "output_all_logits", "padding_side", "qkv_tiling", "quant", "quantization",
+    "sequence_parallel_norm", "sequence_parallel_norm_threshold", "shard_over_sequence",
+    "sparse_attn", "use_2d_cache_ids", "weight_tiling",
+})  # fmt: skip
+"""What NeuronConfig of transformers-neuronx 0.13 takes (``transformers_neuronx/config.py:206``),
+and vLLM's own ``quantization``. It refuses anything else, once everything is loaded."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +131,19 @@ class TransformersNeuronxBackend:
         call_worker(own.site, WORKER, request, directory=work, watcher=watcher)
         return BuiltDirectory(watcher.entries(), {"loader": None})
 
-    def examine(self, *_: object) -> tuple[Finding, ...]:
+    def examine(
+        self,
+        resolved: ResolvedSpec,
+        resources: Resources,  # noqa: ARG002
+        environ: Mapping[str, str],  # noqa: ARG002
+    ) -> tuple[Finding, ...]:
         note = "SDK 2.26 and later come without transformers-neuronx; nxdi is its successor"
-        return (Finding("warning", "legacy-backend", note),)
+        unknown = sorted(set(resolved.spec.extra) - _FIELDS)
+        refused = [
+            Finding("error", "unknown-field", f"transformers-neuronx has no field {shorten(name)}")
+            for name in unknown
+        ]
+        return (*refused, Finding("warning", "legacy-backend", note))
 
     def check_host(self, manifest: Manifest) -> list[str]:
         return check_device(self.name, manifest)
