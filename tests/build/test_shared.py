@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neuron_artifacts.artifact import verify_artifact
+from neuron_artifacts.artifact import read_manifest, verify_artifact
 from neuron_artifacts.build import Outcome, Share, compile_artifact
 from neuron_artifacts.errors import UntrustedError
 from neuron_artifacts.events import Event, Note
@@ -30,13 +30,20 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(
-    place: Path, store: Path, remote: Path, *, push: bool = False, notes: list[str] | None = None
+    place: Path,
+    store: Path,
+    remote: Path,
+    *,
+    push: bool = False,
+    notes: list[str] | None = None,
+    **changes: object,
 ) -> Outcome:
     def observe(event: Event) -> None:
         if isinstance(event, Note) and notes is not None:
             notes.append(event.text)
 
-    spec = resolve_spec({"model": str(place / "model"), "store": str(store), **SMALL}, environ={})
+    options = {"model": str(place / "model"), "store": str(store), **SMALL, **changes}
+    spec = resolve_spec(options, environ={})
     share = Share("prod", open_url(f"file://{remote}"), push)
     return compile_artifact(spec, environ={}, observe=observe, share=share)
 
@@ -60,6 +67,34 @@ def test_a_remote_store_that_does_not_have_it_costs_a_compile(shared: Path, tmp_
     assert build(shared, tmp_path / "c", tmp_path / "empty").fetched_from == "prod"
 
 
+def test_a_second_configuration_gives_its_graphs_and_fetches_no_weights(
+    shared: Path, tmp_path: Path
+) -> None:
+    """Seen from the remote store: what is new in it, and what nobody asks it for."""
+    remote = Path(shutil.copytree(shared / "remote", tmp_path / "remote"))
+    before = _blobs(remote)
+    second = build(shared, shared / "first", remote, push=True, batch_size=2)
+    fresh = _blobs(remote) - before
+    manifest = read_manifest(second.path)
+    weights = [file for file in manifest.files if file.role == "weights"]
+    assert weights
+    assert all(file.sha256 in before for file in weights)
+    known = {file.sha256 for file in manifest.files}
+    assert fresh & known == known - before
+    assert len(fresh - known) == 1  # its provenance
+    here = tmp_path / "here"
+    build(shared, here, remote)
+    for file in weights:  # a pull that asked for them would fail now
+        (remote / "cas/sha256" / file.sha256).unlink()
+    fetched = build(shared, here, remote, batch_size=2)
+    assert (fetched.compiled, fetched.fetched_from) == (0, "prod")
+    assert verify_artifact(fetched.path, "full").status == "ok"
+
+
+def _blobs(remote: Path) -> set[str]:
+    return {path.name for path in (remote / "cas/sha256").iterdir()}
+
+
 def test_its_trouble_never_fails_a_build(shared: Path, tmp_path: Path) -> None:
     remote = Path(shutil.copytree(shared / "remote", tmp_path / "remote"))
     for path in remote.rglob("*"):
@@ -72,11 +107,13 @@ def test_its_trouble_never_fails_a_build(shared: Path, tmp_path: Path) -> None:
     outcome = build(shared, tmp_path / "store", remote, notes=notes)
     assert outcome.compiled == 3
     assert any("building it here instead" in note for note in notes)
+    assert [text for text in outcome.troubles if "building it here instead" in text]
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the store should be")
     outcome = build(shared, tmp_path / "other", blocked, push=True, notes=notes)
     assert outcome.compiled == 3
     assert any("not pushed to prod" in note for note in notes)
+    assert ["not pushed to prod" in text for text in outcome.troubles] == [True]
 
 
 def test_what_the_policy_does_not_trust_never_arrives(

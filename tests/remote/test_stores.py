@@ -12,11 +12,13 @@ from neuron_artifacts._files import hash_file
 from neuron_artifacts.artifact import verify_artifact
 from neuron_artifacts.errors import CorruptError, MissError, RemoteError
 from neuron_artifacts.events import BytesMoved, Event, Note
-from neuron_artifacts.remote import find_key, pull_artifact, push_artifact
+from neuron_artifacts.remote import find_key, open_url, pull_artifact, push_artifact
 from neuron_artifacts.remote.manifest import RemoteManifest
 from neuron_artifacts.remote.port import Blob
+from tests.remote import servers
 from tests.remote.conftest import Place
 from tests.remote.samples import local_store, make_artifact
+from tests.remote.servers import Proxy
 
 LARGE = ["s3", pytest.param("radosgw", marks=pytest.mark.slow)]
 
@@ -53,6 +55,28 @@ def test_pushing_again_sends_nothing(place: Place, tmp_path: Path) -> None:
     assert push_artifact(place.store, artifact).published
     again = push_artifact(place.store, artifact)
     assert (again.published, again.sent_bytes, again.sent_files) == (False, 0, 0)
+
+
+def test_a_second_configuration_in_bytes_on_the_wire(
+    s3_endpoint: str, s3_environ: None, tmp_path: Path
+) -> None:
+    """Graphs, manifests and questions: whatever a push or pull sends, it is no weights."""
+    first = make_artifact(tmp_path / "a", shard_bytes=1 << 20)
+    second = make_artifact(tmp_path / "a", shard_bytes=1 << 20, batch_size=4)
+    here = local_store(tmp_path / "b")
+    with Proxy(int(s3_endpoint.rpartition(":")[2])) as proxy:
+        url = f"s3://{servers.BUCKET}/{tmp_path.name}?endpoint={proxy.url}"
+        push_artifact(open_url(url), first)
+        assert proxy.sent > 3 << 20
+        proxy.reset()
+        push_artifact(open_url(url), second)
+        assert proxy.sent + proxy.received < 100_000
+        proxy.reset()
+        pull_artifact(open_url(url), first.name, here)
+        assert proxy.received > 3 << 20
+        proxy.reset()
+        pull_artifact(open_url(url), second.name, here)
+        assert proxy.sent + proxy.received < 100_000
 
 
 def test_a_signature_that_comes_after_the_first_push_is_told_about(
