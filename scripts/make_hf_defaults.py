@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 VERSIONS = ("4.45.2", "4.48.0", "4.51.3", "4.56.2", "4.57.6")
-MODEL_TYPES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "dbrx")
+MODEL_TYPES = (
+    "llama", "ministral", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "dbrx",
+)  # fmt: skip
 DATA = Path(__file__).parent.parent / "neuron_artifacts" / "backends" / "nxdi" / "data"
 
 # Set by rules that need the model's own file: never a plain default.

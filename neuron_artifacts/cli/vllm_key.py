@@ -61,6 +61,9 @@ _OPTIONS: dict[str, Any] = {
     "host_python": _text(
         "--host-python", metavar="X.Y", text="Python on the serving host. (default: 3.11)"
     ),
+    "host_transformers": _text(
+        "--host-transformers", metavar="X.Y.Z", text="The same. (default: the SDK's)"
+    ),
 }  # fmt: skip
 
 
@@ -82,6 +85,7 @@ class VllmOptions:
     max_lora_rank: int | None
     max_cpu_loras: int | None
     host_python: str | None
+    host_transformers: str | None
 
 
 def takes_vllm_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -136,6 +140,7 @@ def print_vllm_key(
         draft_config=None if draft is None else _read_config(draft, None),
         environ=os.environ,
         python=options.host_python or "3.11",
+        transformers=options.host_transformers,
     )
     notes += result.notes
     confirmed = _confirm(values, options, override, target, result)
@@ -217,13 +222,12 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str], options: VllmO
         raise UsageError("--speculative-model needs --num-speculative-tokens")
     if values["vllm_loader"] is None:
         names = [name for name in _LOADER_ONLY if values.get(name) is not None]
-        names += [
-            n for n in _given(options) if n not in ("sdk", "host_python", "additional_config")
-        ]
+        names += [name for name in _given(options) if name not in _OF_THE_HOST]
         if names:
             raise UsageError(f"--{names[0].replace('_', '-')} needs --vllm-loader")
 
 
+_OF_THE_HOST = ("sdk", "host_python", "host_transformers", "additional_config")
 _LOADER_ONLY = ("speculative_model", "num_speculative_tokens", "speculative_method")
 
 

@@ -116,6 +116,14 @@ def test_lora_and_chunks_as_vllm_is_given_them(place: Path) -> None:
     assert len({result.out for result in found}) == 4
 
 
+def test_transformers_of_the_host(place: Path) -> None:
+    pinned = key(place, "--vllm", "--sdk", "2.22")
+    other = key(place, "--vllm", "--sdk", "2.22", "--host-transformers", "4.48.3")
+    assert pinned.out != other.out != ""
+    assert "4.48.0" in pinned.err
+    assert "4.48.3" in other.err
+
+
 def test_prompt_length_in_both_spellings(place: Path) -> None:
     loader = ("--vllm", "--sdk", "2.29", *LOADER, "--vllm-loader", "vllm-neuron-0.5")
     one = key(place, *loader, "--max-prompt-length", "128")
@@ -176,6 +184,7 @@ def test_environment_beats_the_target(place: Path) -> None:
           '{"num_speculative_tokens": "3"}'], 2, ["num_speculative_tokens"]),
         (["--vllm", "--sdk", "2.29", *LOADER, "--enable-lora"], 2, ["LoRA"]),
         (["--vllm", "--sdk", "2.24", "--enable-lora"], 2, ["--vllm-loader"]),
+        (["--vllm", "--sdk", "2.24", "--host-transformers", "5.0.0"], 2, ["4.51"]),
         (["--vllm", "--sdk", "2.24", "--host-python", "2.7"], 2, ["3.11"]),
     ],
 )  # fmt: skip

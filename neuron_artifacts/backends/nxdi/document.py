@@ -108,12 +108,15 @@ def _restore_version(
 def _move_dtype(attributes: dict[str, Any], neuron: dict[str, Any], level: SdkLevel) -> None:
     """The model's dtype leaves the document for NeuronConfig, unless the user gave one."""
     if level.since("2.27"):
-        dtype = attributes["dtype"]
+        dtype = attributes.get("dtype", attributes.get("torch_dtype"))
         if dtype is None:
             return
-        del attributes["dtype"]
+        for name in ("dtype", "torch_dtype"):
+            attributes.pop(name, None)
     else:
-        # Before 2.27 a missing dtype is moved like any other.
+        # Before 2.27 a missing dtype is moved like any other, and the newer spelling stays.
+        if "torch_dtype" not in attributes:
+            return
         dtype = attributes.pop("torch_dtype")
     if not neuron["overrides_torch_dtype"]:
         neuron["torch_dtype"] = check_dtype("torch_dtype", dtype, level)

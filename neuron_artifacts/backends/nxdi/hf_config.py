@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from neuron_artifacts.backends.nxdi.levels import read_table
+from neuron_artifacts.backends.nxdi.levels import read_hf_defaults
 from neuron_artifacts.errors import ModelFormatError, UnsupportedModelError
 
 # Attributes that transformers keeps to itself, and spellings that do not become attributes.
@@ -45,9 +45,9 @@ def load_hf_config(
     ModelFormatError
         transformers would not accept the file.
     """
-    table = read_table(f"hf-config-defaults-{version}")
+    table = read_hf_defaults(version)
     model_type = config.get("model_type")
-    if model_type == "mistral" and "layer_types" in config and version == "4.57.6":
+    if model_type == "mistral" and "layer_types" in config and version.startswith("4.57."):
         model_type = "ministral"
     if not isinstance(model_type, str) or model_type not in table["models"]:
         raise UnsupportedModelError(
@@ -111,7 +111,7 @@ def _derive(attributes: dict[str, Any], rules: frozenset[str]) -> None:
     if "sliding-window-needs-its-switch" in rules and not attributes["use_sliding_window"]:
         attributes["sliding_window"] = None
     if "layer-types-from-sliding-window" in rules and attributes["layer_types"] is None:
-        first = attributes["max_window_layers"]
+        first = attributes.get("max_window_layers", 0)
         slides = attributes["sliding_window"] is not None
         attributes["layer_types"] = [
             "sliding_attention" if slides and layer >= first else "full_attention"

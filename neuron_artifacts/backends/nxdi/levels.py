@@ -24,6 +24,9 @@ TRANSFORMERS = {
 }
 """The transformers release each SDK level's NxD Inference is pinned to."""
 
+_TABLES = {release.rpartition(".")[0]: release for release in TRANSFORMERS.values()}
+"""The releases whose defaults are known; patch releases of each share them."""
+
 TARGETS = ("inf2", "trn1", "trn1n", "trn2", "trn3")
 
 PYTHONS = ("3.10", "3.11", "3.12")
@@ -43,6 +46,11 @@ class SdkLevel:
 
     def before(self, name: str) -> bool:
         return not self.since(name)
+
+    @property
+    def reads_dtype(self) -> bool:
+        """Whether its transformers prefers ``dtype`` to ``torch_dtype``."""
+        return _minor(self.transformers) >= 56
 
 
 @dataclass(frozen=True)
@@ -64,19 +72,37 @@ class Host:
         return self.target in ("inf2", "trn1", "trn1n")
 
 
-def level_of(name: str) -> SdkLevel:
-    """The SDK level called ``name``.
+def level_of(name: str, transformers: str | None = None) -> SdkLevel:
+    """The SDK level called ``name``, with another ``transformers`` than it is pinned to.
 
     Raises
     ------
     SpecError
-        It is not one of :data:`TRANSFORMERS`.
+        It is not one of :data:`TRANSFORMERS`, or nothing is known of that transformers.
     """
     if name not in TRANSFORMERS:
         known = next((each for each in TRANSFORMERS if name.startswith(f"{each}.")), None)
         hint = f"for SDK {name}, write {known}" if known else f"one of {', '.join(TRANSFORMERS)}"
         raise SpecError(f"unknown SDK level {name!r}", hint=hint)
-    return SdkLevel(name, TRANSFORMERS[name])
+    level = SdkLevel(name, TRANSFORMERS[name])
+    if transformers is None:
+        return level
+    minor, _, patch = transformers.rpartition(".")
+    if minor not in _TABLES or not patch.isdecimal():
+        raise SpecError(
+            f"transformers {transformers} is not known",
+            hint=f"a release of {', '.join(_TABLES)}, with its patch number",
+        )
+    if level.since("2.27") and _minor(transformers) < _minor(level.transformers):
+        raise SpecError(
+            f"NxD Inference of SDK {name} cannot be imported with transformers {transformers}"
+        )
+    return SdkLevel(name, transformers)
+
+
+def read_hf_defaults(transformers: str) -> Any:
+    """What the configuration classes of a transformers release fill in."""
+    return read_table(f"hf-config-defaults-{_TABLES[transformers.rpartition('.')[0]]}")
 
 
 def level_of_release(version: str) -> SdkLevel | None:

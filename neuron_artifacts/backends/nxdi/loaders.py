@@ -340,7 +340,7 @@ def resolve_dtype(
             raise SpecError(f"vLLM has no dtype {dtype!r} here", hint=f"auto, {', '.join(_DTYPES)}")
         return _DTYPES[dtype]
     of_model = config.get("torch_dtype")
-    if level is None or level.since("2.27"):
+    if level is None or level.reads_dtype:
         of_model = config.get("dtype") or of_model
     is_old = loader.startswith("aws-fork-")
     if of_model is None and not is_old:

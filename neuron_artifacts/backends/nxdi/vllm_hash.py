@@ -61,6 +61,7 @@ def vllm_artifact_hash(
     draft_config: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     python: str = "3.11",
+    transformers: str | None = None,
 ) -> VllmHash:
     """What vLLM's loader would call the artifact directory of this model and configuration.
 
@@ -85,6 +86,8 @@ def vllm_artifact_hash(
         The environment the loader would run in.
     python:
         The minor version of Python on the serving host.
+    transformers:
+        The release on the serving host, where it is not the one the SDK level is pinned to.
 
     Raises
     ------
@@ -96,7 +99,7 @@ def vllm_artifact_hash(
     environ = {} if environ is None else environ
     override = dict(override_neuron_config or {})
     _check_loader(loader, arguments, environ)
-    level = level_of(sdk)
+    level = level_of(sdk, transformers)
     host = replace(host_of(level, target, environ, python), hash_seed=_hash_seed(environ, python))
     site = _Site(family_for(config, loader, level), level, host)
     if loader is None or arguments is None:
@@ -156,6 +159,11 @@ class _Site:
         if self.family.is_moe and self.level.since("2.24"):
             python = self.host.python
             notes.append(f"computed for Python {python}: 3.10 and later versions differ here")
+        if self.level.before("2.24"):
+            notes.append(
+                f"the text has the host's transformers in it: computed for "
+                f"{self.level.transformers}"
+            )
         return tuple(notes)
 
 

@@ -32,6 +32,9 @@ def test_tables_say_which_version_made_them(version: str) -> None:
         ("4.57.6", "mixtral", {}, {"head_dim": None}),
         ("4.51.3", "mistral", {}, {"head_dim": 128, "sliding_window": 4096}),
         ("4.57.6", "mistral", {}, {"head_dim": None}),
+        ("4.57.6", "mistral", {"layer_types": ["full_attention"]},
+         {"model_type": "ministral", "layer_types": ["full_attention"]}),
+        ("4.57.6", "ministral", {"num_hidden_layers": 1}, {"layer_types": ["sliding_attention"]}),
         ("4.48.0", "qwen2", {}, {"sliding_window": None}),
         ("4.51.3", "qwen2", {}, {"sliding_window": 4096}),
         ("4.57.6", "qwen2", {"num_hidden_layers": 2},
@@ -112,7 +115,3 @@ def test_parts_take_only_what_their_class_knows() -> None:
 def test_unknown_classes() -> None:
     with pytest.raises(UnsupportedModelError, match=r"4\.48\.0"):
         load("4.48.0", "qwen3")
-    # This version takes Mistral with layer types for another model.
-    assert load("4.56.2", "mistral", layer_types=["full_attention"])
-    with pytest.raises(UnsupportedModelError, match="ministral"):
-        load("4.57.6", "mistral", layer_types=["full_attention"])

@@ -239,6 +239,9 @@ def test_newer_vllm_knows_an_eagle_by_its_name(
         {"sdk": "2.24", "target": "trn3"},
         {"target": "tpu"},
         {"python": "3.9"},
+        {"transformers": "4.49.0"},
+        {"transformers": "4.51"},
+        {"transformers": "4.56.2", "sdk": "2.28"},
         {"arguments": OPTIONS},
         {"loader": "vllm-main"},
         {"loader": "vllm-2", "arguments": OPTIONS},
@@ -287,6 +290,15 @@ def test_forks_serve_mistral_with_the_llama_classes() -> None:
         assert md5_of_loader(loader, config=MODELS["tiny-mistral"])
     with pytest.raises(UnsupportedModelError):
         md5_of_loader("vllm-neuron-0.5", config=MODELS["tiny-mistral"])
+
+
+def test_transformers_of_the_host_counts() -> None:
+    assert md5(sdk="2.22", transformers="4.48.0") == md5(sdk="2.22")
+    assert md5(sdk="2.22", transformers="4.48.3") != md5(sdk="2.22")
+    # From 2.24 on the text has the model's own version instead.
+    assert md5(sdk="2.24", transformers="4.51.0") == md5(sdk="2.24")
+    older = vllm_artifact_hash(LLAMA, model="m", sdk="2.22", transformers="4.48.3")
+    assert any("4.48.3" in note for note in older.notes)
 
 
 def test_python_of_the_host_counts_for_experts_only() -> None:

@@ -40,6 +40,7 @@ def compute(case: Mapping[str, Any], sdk: str, models: Mapping[str, Any]) -> Vll
         override_neuron_config=case.get("override" if loader else "neuron_config"),
         draft_config=None if draft is None else models[draft],
         environ=case.get("env"),
+        transformers=case.get("transformers"),
     )
 
 
