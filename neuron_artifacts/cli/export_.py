@@ -44,12 +44,15 @@ def import_command(
     store: Store = ".",
     as_json: AsJson = False,
 ) -> int:
-    """Make the artifact in a tar file part of the store, if every byte is as listed."""
-    from neuron_artifacts.remote import import_artifact
+    """Make the artifact in a tar file part of the store, if every byte is as listed.
+
+    And if whoever the policy asks for has signed it; see `docs/trust.md`.
+    """
+    from neuron_artifacts.build.importing import import_trusted
     from neuron_artifacts.store import LocalStore
 
     with show_progress() as observe:
-        bundle = import_artifact(source, LocalStore(Path(store)), observe=observe)
+        bundle = import_trusted(source, LocalStore(Path(store)), observe=observe)
     if as_json:
         _output.print_json(vars(bundle))
     else:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from neuron_artifacts.artifact import Manifest, verify_artifact
 from neuron_artifacts.errors import IncompatibleError, ResourceError, StoreError
 from neuron_artifacts.store import LocalStore, Staging
 from neuron_artifacts.store.staging import storing
+
+Approve = Callable[[Path], object]
+"""Asked about a directory with a manifest and its signatures; raises what speaks against it."""
+
+
+def approve_all(_directory: Path) -> None:
+    """Nobody is asked."""
 
 
 def is_whole(destination: Path, key: str, store: LocalStore) -> bool:

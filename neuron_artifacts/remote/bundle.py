@@ -27,7 +27,13 @@ from neuron_artifacts.artifact import (
 from neuron_artifacts.artifact.manifest import MAX_MANIFEST_BYTES
 from neuron_artifacts.errors import CorruptError, IncompleteError, UsageError
 from neuron_artifacts.events import Observer, ignore
-from neuron_artifacts.remote.arrival import check_space, is_whole, publish_staged
+from neuron_artifacts.remote.arrival import (
+    Approve,
+    approve_all,
+    check_space,
+    is_whole,
+    publish_staged,
+)
 from neuron_artifacts.remote.moving import Meter, read_checked
 from neuron_artifacts.store import LocalStore, Staging
 from neuron_artifacts.store.owner import Owner, is_abandoned
@@ -84,12 +90,14 @@ def import_artifact(
     store: LocalStore,
     *,
     destination: Path | None = None,
+    approve: Approve = approve_all,
     observe: Observer = ignore,
 ) -> Bundle:
     """Make the artifact in a tar file visible here, whole or not at all.
 
     Believes nothing: every member must be a plain file that the manifest at the front lists, once,
-    with its size and digest. What lies broken at the destination is set aside.
+    with its size and digest. ``approve`` is asked before anything shows, with a directory that
+    holds the manifest and its signatures. What lies broken at the destination is set aside.
 
     Raises
     ------
@@ -109,10 +117,14 @@ def import_artifact(
         listed, manifest = _read_manifest(reader)
         destination = destination or store.path(manifest.key)
         if is_whole(destination, manifest.key, store):
+            approve(destination)
             return Bundle(manifest.key, destination, manifest.total_bytes, already_there=True)
         with store.stage(manifest.key, destination) as staging:
             check_space(staging, manifest.total_bytes)
             _lay(reader, staging, manifest, Meter("importing", manifest.total_bytes, observe))
+            with storing(staging.path):
+                (staging.path / MANIFEST_NAME).write_bytes(listed)
+            approve(staging.path)
             publish_staged(staging, manifest, listed, store, destination)
     return Bundle(manifest.key, destination, manifest.total_bytes)
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuron_artifacts.artifact import MANIFEST_NAME, FileEntry
 from neuron_artifacts.errors import CorruptError, MissError, StoreError
 from neuron_artifacts.events import Note, Observer, ignore
-from neuron_artifacts.remote.arrival import check_space, is_whole, publish_staged
+from neuron_artifacts.remote.arrival import (
+    Approve,
+    approve_all,
+    check_space,
+    is_whole,
+    publish_staged,
+)
 from neuron_artifacts.remote.incoming import Incoming, collect_incoming
 from neuron_artifacts.remote.manifest import RemoteManifest, Sidecar, parse_remote_manifest
 from neuron_artifacts.remote.moving import Meter, in_parallel, persistently
@@ -40,13 +46,6 @@ class Pulled:
     seconds: float = 0.0
 
 
-Approve = Callable[[Path], object]
-
-
-def _approve_all(_directory: Path) -> None:
-    """Nobody is asked."""
-
-
 def read_remote(remote: RemoteStore, key: str) -> RemoteManifest:
     """What a remote store holds under a key.
 
@@ -72,7 +71,7 @@ def pull_artifact(
     store: LocalStore,
     *,
     destination: Path | None = None,
-    approve: Approve = _approve_all,
+    approve: Approve = approve_all,
     observe: Observer = ignore,
 ) -> Pulled:
     """Make an artifact of a remote store visible here, whole or not at all.

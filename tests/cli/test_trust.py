@@ -113,6 +113,22 @@ def test_nothing_is_taken_from_what_is_not_trusted(place: Path) -> None:
     assert (broken.code, (place / "c").exists()) == (2, False)
 
 
+def test_nothing_untrusted_is_imported(place: Path, tmp_path: Path) -> None:
+    policy = {"NEURON_ARTIFACTS_POLICY": str(place / "policy.yaml")}
+    key = artifact_of(place).name
+    assert run("export", key, "a.tar", cwd=place).code == 0
+    assert run("sign", key, "--key", "release.key", cwd=place).code == 0
+    assert run("export", key, "signed.tar", cwd=place).code == 0
+    (other := tmp_path / "other").mkdir()
+    refused = run("import", place / "a.tar", cwd=other, **policy)
+    assert refused.code == 6
+    assert f"{place / 'a.tar'} must be signed by release" in refused.err
+    assert not list((other / "neuron-compiled-artifacts").glob("[0-9a-f]*"))
+    assert run("import", place / "signed.tar", cwd=other, **policy).code == 0
+    assert artifact_of(other).name == key
+    assert run("verify", key, cwd=other, **policy).code == 0
+
+
 def test_a_damaged_artifact_is_not_signed(place: Path) -> None:
     weights = next((artifact_of(place) / "weights").iterdir())
     data = bytearray(weights.read_bytes())
