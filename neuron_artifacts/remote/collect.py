@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from neuron_artifacts._files import is_sha256, load_json_object
 from neuron_artifacts.errors import CorruptError, MissError, RefusedError, RemoteError
+from neuron_artifacts.events import Note, Observer, ignore
 from neuron_artifacts.remote.manifest import MAX_BYTES
 from neuron_artifacts.remote.moving import in_parallel, persistently
 from neuron_artifacts.remote.objects import BLOBS, CasStore, Listed, Objects
@@ -35,6 +36,7 @@ REMOVING_SECONDS = 300.0
 STALE_SECONDS = 3 * REMOVING_SECONDS
 """Nobody waits for a collector that announced itself longer ago: it died."""
 
+_LONGEST_WAIT = f"{STALE_SECONDS / 60:.0f} minutes at most, if it was killed"
 _POLL_SECONDS = 1.0
 
 
@@ -106,14 +108,20 @@ def collect_remote(
 
 
 @contextmanager
-def announced(remote: RemoteStore, digests: Sequence[str]) -> Iterator[None]:
+def announced(
+    remote: RemoteStore, digests: Sequence[str], observe: Observer = ignore
+) -> Iterator[None]:
     """Keep collectors from blobs that a push is about to name, until the block ends."""
     if not isinstance(remote, CasStore):
         yield
         return
     with _Announcement(remote.objects, PUSHING) as announcement:
         announcement.put(digests)
+        waiting = False
         while _is_collecting(announcement, set(digests)):
+            if not waiting:
+                observe(Note(f"waiting for a collector of {remote.url} ({_LONGEST_WAIT})"))
+            waiting = True
             time.sleep(_POLL_SECONDS)
         yield
 

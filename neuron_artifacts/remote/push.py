@@ -80,7 +80,7 @@ def _push(remote: RemoteStore, directory: Path, weights: Weights, observe: Obser
     with reading(directory):
         blobs, sidecars = _blobs(directory, manifest, references)
     digests = [blob.sha256 for blob in blobs]
-    with announced(remote, digests):
+    with announced(remote, digests, observe):
         there = persistently(lambda: remote.sizes(digests))
         missing = [blob for blob in blobs if there.get(blob.sha256) != blob.size]
         meter = Meter("pushing", sum(blob.size for blob in missing), observe)

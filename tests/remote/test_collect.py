@@ -11,6 +11,7 @@ import pytest
 
 from neuron_artifacts.artifact import verify_artifact
 from neuron_artifacts.errors import CorruptError, RefusedError
+from neuron_artifacts.events import Event, Note
 from neuron_artifacts.remote import collect, collect_remote, pull_artifact, push_artifact
 from neuron_artifacts.remote.collect import COLLECTING, PUSHING, announced, plan_collection
 from neuron_artifacts.remote.objects import ARTIFACTS, BLOBS, CasStore, Listed
@@ -122,13 +123,18 @@ def test_a_push_waits_for_a_collector_and_looks_then(tmp_path: Path) -> None:
     data = json.dumps({"digests": [doomed]}).encode()
     store.objects.put(f"{COLLECTING}x.json", iter((data,)), len(data))
     with ThreadPoolExecutor(1) as pool:
-        pushing = pool.submit(push_artifact, store, artifact)
-        while not names(store, PUSHING):
+        told: list[Event] = []
+        pushing = pool.submit(push_artifact, store, artifact, observe=told.append)
+        while not told:
             assert not pushing.done()
+        assert len(names(store, PUSHING)) == 1
         assert store.keys() == []
         store.objects.delete(f"{BLOBS}{doomed}")
         store.objects.delete(f"{COLLECTING}x.json")
         assert pushing.result().published
+    notes = [event.text for event in told if isinstance(event, Note)]
+    assert len(notes) == 1
+    assert "waiting for a collector" in notes[0]
     pulled = pull_artifact(store, artifact.name, local_store(tmp_path / "b"))
     assert verify_artifact(pulled.path, "full").status == "ok"
 
