@@ -21,9 +21,7 @@ def gc_command(
     *,
     grace: Annotated[
         str,
-        typer.Option(
-            "--grace", metavar="AGE", help="Younger blobs stay, e.g. 7d."
-        ),
+        typer.Option("--grace", metavar="AGE", help="Younger blobs stay, e.g. 7d."),
     ] = "7d",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")
