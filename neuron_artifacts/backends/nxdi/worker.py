@@ -111,7 +111,7 @@ def set_names(request: Request, config: Any) -> None:
         if hasattr(part, "_name_or_path"):
             part._name_or_path = name
     draft = request.get("draft")
-    if draft:
+    if draft and config.fused_spec_config is not None:
         name = draft.get("name_or_path", draft["model"])
         config.fused_spec_config.draft_model_path = name
         config.fused_spec_config.draft_config._name_or_path = name
@@ -199,8 +199,13 @@ def make_config(request: Request, complain: Callable[[str], None]) -> Any:
         }
         config = make(load_config=load_config, **parts)
     else:
+        given = [name for name in MULTIMODAL if request.get(name)]
+        if given:
+            complain(f"{cls.__name__} has one configuration and takes no {', '.join(given)}")
         config = make(neuron_config(cls, arguments, complain), load_config=load_config)
-    if request.get("draft"):
+    if request.get("draft") and not config.neuron_config.enable_fused_speculation:
+        complain("a draft is read with enable_fused_speculation only")
+    elif request.get("draft"):
         config.fused_spec_config = fused_speculation(cls, config, request["draft"])
     return config
 

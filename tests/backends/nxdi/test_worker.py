@@ -278,6 +278,21 @@ def test_a_draft_may_differ_from_the_target(site: Site) -> None:
     assert document["neuron_config"]["tp_degree"] == 2
 
 
+def test_what_nothing_reads_is_refused_and_not_hashed(site: Site) -> None:
+    """``draft`` without fused speculation, and two configurations for a model that has one."""
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"draft": {"model": str(site.model)}}, "a draft is read with enable_fused_speculation"),
+        ({"vision_neuron_config": {"tp_degree": 1}}, "takes no vision_neuron_config"),
+    ]
+    plain = site.run("hash")
+    for more, told in cases:
+        with pytest.raises(CompileError, match=told):
+            site.run("compile", more=more)
+        site.events.clear()
+        assert site.run("hash", more=more) == plain
+        assert [told in e.fields["text"] for e in site.events if e.name == "warning"] == [True]
+
+
 def test_quantised_whole_or_not_at_all(site: Site) -> None:
     path = site.folder / "quantised"
     fields: dict[str, Any] = {"quantized": True, "quantized_checkpoints_path": str(path)}
