@@ -90,7 +90,7 @@ def test_connections_are_judged_one_by_one_and_forgotten() -> None:
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[RunningServer]:
-    limits = Limits(silent=0.5, stalled=0.5)
+    limits = Limits(silent=2.0, stalled=1.0)
     state = toy_state(folder, runner={"pace": 0.02, "batch_size": 2})
     with running(state, limits=limits) as started:
         yield started
