@@ -32,7 +32,7 @@ _IRRELEVANT = re.compile(
     | length_penalty | (encoder_)?no_repeat_ngram_size | bad_words_ids | num_return_sequences
     | exponential_decay_length_penalty | suppress_tokens | begin_suppress_tokens
     | remove_invalid_values | apply_spec_augment | mask_(time|feature)_\w+
-    | sliding_window_pattern | transformers\.js_config
+    | sliding_window_pattern | transformers\.js_config | out_(features|indices) | stage_names
     """,
     re.VERBOSE,
 )
@@ -137,7 +137,9 @@ def _equal(name: str, left: Any, right: Any) -> bool:
 
 _UNKNOWN = "\0unknown"
 _NULL_IF_ABSENT = frozenset({"quantization_config", "rope_scaling"})
-_DERIVED = frozenset({"layer_types", "no_rope_layers", "n_inner", "attention_chunk_size"})
+_DERIVED = frozenset({
+    "layer_types", "no_rope_layers", "moe_layers", "n_inner", "attention_chunk_size",
+})  # fmt: skip
 """Computed by a class from other fields when null."""
 
 
@@ -154,7 +156,8 @@ def class_defaults(model_type: str) -> Config:
 
 _SAME_IF_NULL = {
     "num_key_value_heads": "num_attention_heads", "num_decoder_layers": "num_layers",
-    "pooler_output_size": "hidden_size",
+    "pooler_output_size": "hidden_size", "word_embed_proj_dim": "hidden_size",
+    "embedding_size": "hidden_size",
 }  # fmt: skip
 _SPELLINGS = {
     "bloom": {"n_embed": "hidden_size", "num_attention_heads": "n_head",
@@ -176,6 +179,8 @@ def _normalise(config: Config) -> dict[str, Any]:
     for name, source in _SAME_IF_NULL.items():
         if full.get(name, 0) is None:
             kept[name] = full.get(source)
+    if full.get("mlp_only_layers", 0) is None:
+        kept["mlp_only_layers"] = []
     if full.get("head_dim") is None:
         kept["head_dim"] = _quotient(full.get("hidden_size"), full.get("num_attention_heads"))
     if full.get("use_sliding_window") is False:

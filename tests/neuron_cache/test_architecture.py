@@ -136,6 +136,29 @@ def test_an_unknown_model_type_is_compared_by_what_both_say() -> None:
     assert not same_architecture(asked, {"model_type": "novel", "hidden_size": 65})
 
 
+@pytest.mark.parametrize(
+    ("model_type", "name", "computed", "other"),
+    [
+        ("opt", "word_embed_proj_dim", 768, 512),
+        ("roformer", "embedding_size", 768, 128),
+        ("vit", "pooler_output_size", 768, 512),
+        ("t5", "num_decoder_layers", 12, 6),
+        ("llama", "num_key_value_heads", 12, 4),
+        ("qwen3_moe", "mlp_only_layers", [], [0]),
+    ],
+)
+def test_a_null_is_what_its_class_makes_of_it(
+    model_type: str, name: str, computed: object, other: object
+) -> None:
+    asked = {"model_type": model_type, "hidden_size": 768, "num_attention_heads": 12,
+             "num_layers": 12}  # fmt: skip
+    if name == "num_key_value_heads":
+        asked[name] = None
+    entry = {**asked, "some_default": 1}
+    assert same_architecture(asked, {**entry, name: computed})
+    assert not same_architecture(asked, {**entry, name: other})
+
+
 def test_the_parts_of_a_composite_model_are_compared_by_what_both_say() -> None:
     asked = {
         "model_type": "clip", "projection_dim": 512, "text_config": {"hidden_size": 512},
