@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from neuron_artifacts.artifact import verify_artifact
 from neuron_artifacts.remote import (
+    collect_remote,
     export_artifact,
     import_artifact,
     open_url,
@@ -152,6 +154,33 @@ def test_killed_at_every_step_of_an_import(tmp_path: Path) -> None:
         assert verify_artifact(run(step).path, "full").status == "ok"  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
+def test_killed_at_every_step_of_a_collection(tmp_path: Path) -> None:
+    """The artifact stays whole, and another collector takes the rest of the orphans."""
+    artifact = make_artifact(tmp_path / "a", shards=2, shard_bytes=100)
+    push_artifact(open_url(f"file://{tmp_path}/r"), artifact)
+    kept = {path.name for path in (tmp_path / "r/cas/sha256").iterdir()}
+    for number in range(4):
+        (tmp_path / "r/cas/sha256" / f"{number:064x}").write_bytes(b"left by a push")
+
+    def collect(step: int) -> object:
+        return collect_remote(open_url(f"file://{tmp_path}/r{step}"), grace=-3600.0)
+
+    found = 0
+    shutil.copytree(tmp_path / "r", tmp_path / "r0")
+    for step in each_step(collect, 2):
+        there = Path(shutil.copytree(tmp_path / "r", tmp_path / f"r{step}"))
+        die_at(step, lambda step=step: collect(step))
+        left = {path.name for path in (there / "cas/sha256").iterdir()}
+        found += len(left) > len(kept)
+        collect(step)
+        assert {path.name for path in (there / "cas/sha256").iterdir()} == kept
+        here = local_store(tmp_path / f"s{step}")
+        pulled = pull_artifact(open_url(f"file://{there}"), artifact.name, here)
+        assert verify_artifact(pulled.path, "full").status == "ok"
+    assert found > 5
+
+
 @dataclass(frozen=True)
 class Proxied:
     """A remote store behind a proxy; ``finished`` counts the bytes of its whole files."""
@@ -236,3 +265,15 @@ def test_a_killed_pull_fetches_finished_bytes_once(proxied: Proxied, tmp_path: P
     assert pulled.resumed_bytes >= MB
     assert pulled.resumed_bytes + pulled.fetched_bytes == pushed.total_bytes
     assert pulled.fetched_bytes <= proxied.proxy.received < pulled.fetched_bytes + MB // 2
+
+
+@pytest.mark.parametrize("proxied", ["s3"], indirect=True)
+def test_a_file_killed_between_its_parts_never_shows(proxied: Proxied, tmp_path: Path) -> None:
+    artifact = make_artifact(tmp_path / "a", shards=1, shard_bytes=40 * MB)
+    kill_when_cut(proxied.proxy, "push", artifact, "--to", proxied.url)
+    proxied.proxy.reset()
+    assert proxied.finished() < MB
+    remote = open_url(proxied.url)
+    assert push_artifact(remote, artifact).sent_bytes > 40 * MB
+    pulled = pull_artifact(remote, artifact.name, local_store(tmp_path / "b"))
+    assert verify_artifact(pulled.path, "full").status == "ok"
