@@ -238,6 +238,18 @@ def test_a_quantised_checkpoint_lies_in_the_artifact_too(
     assert served.code == 0, served.err
 
 
+def test_graphs_that_only_vllm_drives_are_refused_before_they_are_loaded(
+    nxdi: Callable[[Path], Place], tmp_path: Path
+) -> None:
+    place = nxdi(tmp_path)
+    draft = ["--speculative-model", str(ADDER), "--num-speculative-tokens", "4"]
+    assert place.compile(ADDER, *draft).code == 0
+    refused = place.generate("1+1=", knobs="")  # without a device, which nothing asked for yet
+    assert refused.code == 4
+    assert "compiled for speculation with a draft" in refused.err
+    assert "serve --engine vllm --artifacts" in refused.err
+
+
 @pytest.mark.parametrize("is_sharded", [True, False])
 def test_a_draft_lies_in_the_artifact_unless_it_is_sharded(
     is_sharded: bool, nxdi: Callable[[Path], Place], tmp_path: Path

@@ -31,6 +31,7 @@ from neuron_artifacts.backends.nxdi.levels import SdkLevel, level_of_release
 from neuron_artifacts.backends.nxdi.paths import with_absolute_paths
 from neuron_artifacts.backends.nxdi.preflight import examine
 from neuron_artifacts.backends.nxdi.request import NeuronRequest, make_request
+from neuron_artifacts.backends.nxdi.servable import refuse_unservable
 from neuron_artifacts.backends.runner import Runner
 from neuron_artifacts.backends.worker_backend import (
     Site,
@@ -144,6 +145,7 @@ class NxdiBackend:
         *,
         threads: int | None,  # noqa: ARG002
     ) -> Runner:
+        refuse_unservable(directory, manifest)
         request = {"model": str(directory.absolute())}
         return serve_with_worker(self.name, WORKER, directory, manifest, request)
 
