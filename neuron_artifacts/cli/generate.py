@@ -12,7 +12,7 @@ from neuron_artifacts.cli import _output
 from neuron_artifacts.cli._logging import set_up_logging
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.cli._progress import show_progress
-from neuron_artifacts.cli.serve import Artifacts, Threads, Verify, VerifyOption
+from neuron_artifacts.cli._serve_options import Artifacts, Threads, Verify, VerifyOption
 from neuron_artifacts.errors import UsageError
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from enum import Enum
 from pathlib import Path
 from ssl import CERT_REQUIRED
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from neuron_artifacts.cli import _output, _serve_vllm
+from neuron_artifacts.cli import _serve_options as options
 from neuron_artifacts.cli._logging import set_up_logging
 from neuron_artifacts.cli._options import AsJson
 from neuron_artifacts.cli._progress import show_progress
+from neuron_artifacts.cli._serve_options import Engine, OnInvalid, Verify
 
 if TYPE_CHECKING:
+    from neuron_artifacts.runtime.loader import LoadedArtifact
     from neuron_artifacts.runtime.server.lifecycle import Tls
 
 MAX_WAITING = 1024
@@ -23,106 +23,24 @@ _REQUIRE_CLIENTS = (f"--ssl-cert-reqs={int(CERT_REQUIRED)}",)
 API_KEY_VARIABLES = ("NEURON_ARTIFACTS_API_KEY", "VLLM_API_KEY")
 
 
-class OnInvalid(str, Enum):
-    """What to do about an artifact that does not hold."""
-
-    refuse = "refuse"
-    recompile = "recompile"
-
-
-class Engine(str, Enum):
-    """Who runs the artifact."""
-
-    bundled = "bundled"
-    vllm = "vllm"
-
-
-class Verify(str, Enum):
-    """How far to check before loading."""
-
-    full = "full"
-    quick = "quick"
-    off = "off"
-
-
-Artifacts = Annotated[
-    Path | None,
-    typer.Option(
-        "--artifacts", metavar="DIR", help="The artifact. (default: $NEURON_COMPILED_ARTIFACTS)"
-    ),
-]
-Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads of the engine. (default: all cores)")
-]
-VerifyOption = Annotated[
-    Verify,
-    typer.Option(
-        "--verify",
-        help="full hashes what this machine has not hashed yet; quick compares sizes and headers; "
-        "off checks nothing.",
-    ),
-]
-
-
 def serve_command(
     *,
-    artifacts: Artifacts = None,
-    engine: Annotated[
-        Engine | None,
-        typer.Option(
-            "--engine",
-            help="Our own server, or the toolchain's vLLM. (default: whichever can run it)",
-        ),
-    ] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")
-    ] = 8000,
-    uds: Annotated[
-        Path | None, typer.Option("--uds", help="Listen on this Unix socket instead.")
-    ] = None,
-    served_model_name: Annotated[
-        list[str] | None,
-        typer.Option("--served-model-name", help="Name in the API; may be given several times."),
-    ] = None,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option("--api-key", help="Key to require. (default: $VLLM_API_KEY)"),
-    ] = None,
-    threads: Threads = None,
-    verify: VerifyOption = Verify.full,
-    on_invalid: Annotated[
-        OnInvalid, typer.Option("--on-invalid", help="What to do if the artifact does not hold.")
-    ] = OnInvalid.refuse,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            help="With --on-invalid recompile: the model, if the artifact no longer says.",
-        ),
-    ] = None,
-    max_waiting: Annotated[
-        int, typer.Option("--max-waiting", min=1, help="Requests queued before 429 is answered.")
-    ] = MAX_WAITING,
-    shutdown_timeout: Annotated[
-        float,
-        typer.Option("--shutdown-timeout", min=0, help="Seconds to finish accepted requests."),
-    ] = 30.0,
-    ssl_certfile: Annotated[
-        Path | None, typer.Option("--ssl-certfile", help="TLS certificate.")
-    ] = None,
-    ssl_keyfile: Annotated[
-        Path | None,
-        typer.Option(
-            "--ssl-keyfile", help="TLS key. Its password: $NEURON_ARTIFACTS_SSL_PASSWORD."
-        ),
-    ] = None,
-    ssl_ca_certs: Annotated[
-        Path | None,
-        typer.Option(
-            "--ssl-ca-certs", help="Take only clients with a certificate of these authorities."
-        ),
-    ] = None,
+    artifacts: options.Artifacts = None,
+    engine: options.EngineOption = None,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8000,
+    uds: options.Uds = None,
+    served_model_name: options.ServedModelName = None,
+    api_key: options.ApiKey = None,
+    threads: options.Threads = None,
+    verify: options.VerifyOption = Verify.full,
+    on_invalid: options.OnInvalidOption = OnInvalid.refuse,
+    model: options.Model = None,
+    max_waiting: options.MaxWaiting = MAX_WAITING,
+    shutdown_timeout: options.ShutdownTimeout = 30.0,
+    ssl_certfile: options.SslCertfile = None,
+    ssl_keyfile: options.SslKeyfile = None,
+    ssl_ca_certs: options.SslCaCerts = None,
     python: _serve_vllm.Python = None,
     vllm_loader: _serve_vllm.Loader = None,
     rank: _serve_vllm.Rank = None,
@@ -136,8 +54,7 @@ def serve_command(
     With --engine vllm the OpenAI server of the toolchain's vLLM runs with the flags the artifact
     was built with; it is ended, with exit code 4, as soon as it starts to compile.
     """
-    from neuron_artifacts.backends import compiles
-    from neuron_artifacts.runtime.loader import find_artifacts, load_artifact, verify_trusted
+    from neuron_artifacts.runtime.loader import find_artifacts, verify_trusted
     from neuron_artifacts.runtime.server.lifecycle import serve
 
     set_up_logging()
@@ -159,10 +76,7 @@ def serve_command(
             verify_trusted(directory, verify.value, observe)
         return _serve_vllm.serve_vllm(directory, flags, as_json=as_json)
     _refuse_vllm(python, vllm_loader, rank, master_addr, vllm_arg, ready_timeout)
-    with show_progress() as observe:
-        rebuilt = compiles.count()
-        compiles.forbid()
-        loaded = load_artifact(directory, verify=verify.value, threads=threads, observe=observe)
+    loaded, rebuilt = _load(directory, verify, threads)
     state = _make_state(loaded, served_model_name, keys, max_waiting)
     if not uds:
         _warn_if_open(host, state.api_keys)
@@ -171,12 +85,25 @@ def serve_command(
         scheme = "https" if tls else "http"
         shown = f"[{bound_host}]" if ":" in bound_host else bound_host
         url = f"unix:{bound_host}" if uds else f"{scheme}://{shown}:{bound_port}"
-        _announce(loaded, url, compiles.count() - rebuilt, rebuilt, as_json)
+        _announce(loaded, url, loaded.compiled - rebuilt, rebuilt, as_json)
 
     return serve(
         state, host=host, port=port, uds=uds, tls=tls, shutdown_timeout=shutdown_timeout,
         on_ready=on_ready,
     ) or 0  # fmt: skip
+
+
+def _load(directory: Path, verify: Verify, threads: int | None) -> tuple[LoadedArtifact, int]:
+    """The artifact, and how many graphs were compiled until now: from now on none may be."""
+    from neuron_artifacts.backends import compiles
+    from neuron_artifacts.runtime.loader import load_artifact
+
+    rebuilt = compiles.count()
+    compiles.forbid()
+    with show_progress() as observe:
+        return load_artifact(
+            directory, verify=verify.value, threads=threads, observe=observe
+        ), rebuilt
 
 
 def _engine_for(directory: Path) -> Engine:
