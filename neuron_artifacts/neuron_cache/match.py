@@ -106,8 +106,9 @@ def is_same_architecture(subject: Subject, entry: Entry) -> bool:
 def pick_by_task(subject: Subject, entries: Sequence[Entry]) -> list[Entry]:
     """The entries for the task: the one asked for, else the one the model is known to have.
 
-    An encoder's class says little about what it is exported for, so where no entry has the
-    expected task, and none was asked for, entries of every task are taken.
+    An entry that names none is for any. An encoder's class says little about what it is exported
+    for, so where no entry has the expected task, and none was asked for, those of every task are
+    taken.
     """
     if subject.task:
         wanted = _canonical_task(subject.task)
@@ -115,7 +116,8 @@ def pick_by_task(subject: Subject, entries: Sequence[Entry]) -> list[Entry]:
             e for e in entries if e.kind == "pipeline" or _canonical_task(e.task) in (None, wanted)
         ]
     for expected in (subject.pipeline_tag, infer_task(subject.config)):
-        fitting = [e for e in entries if _canonical_task(e.task) == _canonical_task(expected)]
+        wanted = _canonical_task(expected)
+        fitting = [e for e in entries if _canonical_task(e.task) in (None, wanted)]
         if expected and fitting:
             return fitting
     decodes = infer_task(subject.config) == "text-generation"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -181,6 +182,9 @@ def test_tasks() -> None:
     for alias in ("causal-lm-with-past", "generate"):
         [row] = judge(CacheRequest(), Subject(LLAMA, task=alias), both).rows
         assert row.task == "text-generation"
+    untold = [replace(entry, task=None) for entry in embeds]
+    assert status(Subject(LLAMA), untold) == "hit"
+    assert status(Subject(LLAMA, task="feature-extraction"), untold) == "hit"
     [row] = judge(CacheRequest(), Subject(LLAMA), both).rows
     assert (row.task, row.shape["batch_size"]) == ("text-generation", 2)
 
