@@ -18,6 +18,7 @@ from neuron_artifacts.events import GraphChanged, Observer
 from neuron_artifacts.model import ModelSnapshot
 from neuron_artifacts.spec import CompileSpec
 from neuron_artifacts.toolchain import Toolchain, choose_toolchain
+from neuron_artifacts.toolchain.interpreters import PYTHON_VARIABLE
 from neuron_artifacts.toolchain.platforms import HARDWARE, Platform, resolve_platform
 from neuron_artifacts.worker import WorkerEvent, open_worker, run_worker
 
@@ -56,7 +57,9 @@ def find_site(backend: str, spec: CompileSpec, environ: Mapping[str, str]) -> Si
     RefusedError
         This host has no device, and no target was named.
     """
-    toolchain = choose_toolchain(backend, environ, python=spec.python)
+    # The option has the variable's value where only that is set: it is to be named by its name.
+    named = None if environ.get(PYTHON_VARIABLE) == spec.python else spec.python
+    toolchain = choose_toolchain(backend, environ, python=named)
     asked = [spec.extra[name] for name in _LNC_NAMES if spec.extra.get(name) is not None]
     platform = resolve_platform(
         spec.target, toolchain, environ, logical_nc_config=asked[0] if asked else None

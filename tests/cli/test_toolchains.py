@@ -8,6 +8,7 @@ import pytest
 
 from tests.cli.run import run
 from tests.doubles import neuron_ls
+from tests.models import ADDER
 from tests.toolchain.environments import NXDI, VERSION, make_environment
 
 PLACEHOLDERS = {"vllm-neuron": "0.1.0"}
@@ -123,3 +124,11 @@ def test_doctor_on_a_build_host_and_with_a_broken_interpreter(tmp_path: Path) ->
     assert "toolchain problem" in said
     assert "device info no Neuron device" in said
     assert "NEURON_COMPILED_ARTIFACTS (a directory that NxD Inference compiled): ignored by" in said
+
+
+@pytest.mark.parametrize("by", ["--python", "NEURON_ARTIFACTS_PYTHON"])
+def test_an_interpreter_that_will_not_do_is_named_as_it_was_told(python: Path, by: str) -> None:
+    flags = (by, str(python)) if by == "--python" else ()
+    environ = {} if flags else {by: str(python)}
+    result = run("compile", ADDER, "--backend", "optimum", "--target", "trn1", *flags, **environ)
+    assert (result.code, f"{python} ({by}) lacks optimum-neuron" in result.err) == (1, True)

@@ -115,7 +115,7 @@ def _check(served: Served, loader: str | None) -> None:
     if served.backend != wanted:
         raise IncompatibleError(
             f"{loader} loads artifacts of {wanted}, and this one is of {served.backend}",
-            hint="name another toolchain (--python, NEURON_ARTIFACTS_PYTHON)",
+            hint="take another --vllm-loader, or a toolchain that has one (--python)",
         )
 
 
