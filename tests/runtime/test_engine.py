@@ -399,13 +399,13 @@ def test_useless_logits_end_only_their_request(make_engine: MakeEngine) -> None:
 
 
 class BreakingRunner(ToyRunner):
-    """Breaks at its ``last`` call."""
+    """Breaks after ``last`` calls."""
 
     last = 6
 
-    def _enter(self) -> None:
-        super()._enter()
-        if len(self.calls) == self.last:
+    def _enter(self, *call: object) -> None:
+        super()._enter(*call)
+        if len(self.calls) > self.last:
             raise RuntimeError("device lost")
 
 

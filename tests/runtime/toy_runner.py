@@ -26,6 +26,7 @@ class ToyRunner:
     def __init__(
         self, *, batch_size: int = 4, seq_len: int = 64, max_context_length: int = 32,
         vocab_size: int = 96, buckets: tuple[int, ...] = (4, 8), poison: int | None = None,
+        remembers: bool = True,
     ) -> None:  # fmt: skip
         self.batch_size, self.seq_len = batch_size, seq_len
         self.max_context_length, self.vocab_size = max_context_length, vocab_size
@@ -33,6 +34,7 @@ class ToyRunner:
         self.token_generation_buckets = (seq_len // 2, seq_len)
         self.poison = poison
         self.calls: list[tuple[object, ...]] = []
+        self._remembers = remembers
         self.closed = False
         self._states: list[list[int]] = [[] for _ in range(batch_size)]
         self._thread: int | None = None
@@ -40,8 +42,7 @@ class ToyRunner:
     def prefill(
         self, slot: int, tokens: Sequence[int], start: int, *, all_logits: bool = False
     ) -> Logits:
-        self._enter()
-        self.calls.append(("prefill", slot, start, len(tokens)))
+        self._enter("prefill", slot, start, len(tokens))
         if not 1 <= len(tokens) <= max(self.context_encoding_buckets):
             raise AssertionError(f"{len(tokens)} tokens in one chunk")
         if start == 0:
@@ -52,8 +53,7 @@ class ToyRunner:
     def decode(
         self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]
     ) -> Logits:
-        self._enter()
-        self.calls.append(("decode", tuple(slots)))
+        self._enter("decode", tuple(slots))
         if len(set(slots)) != len(slots) or not slots:
             raise AssertionError(f"slots {slots}")
         rows = zip(slots, tokens, positions, strict=True)
@@ -72,9 +72,11 @@ class ToyRunner:
             state = self._fold(state, token)
         return self._logits(state, tokens[-1])
 
-    def _enter(self) -> None:
+    def _enter(self, *call: object) -> None:
         if self.closed:
             raise AssertionError("used after close")
+        if self._remembers:
+            self.calls.append(call)
         self._thread = self._thread or threading.get_ident()
         if self._thread != threading.get_ident():
             raise AssertionError("used from two threads")

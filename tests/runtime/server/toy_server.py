@@ -28,9 +28,9 @@ def main() -> int:
     def announce(host: str, port: int) -> None:
         print(json.dumps({"host": host, "port": port}), flush=True)
 
-    state = toy_state(
-        options.folder, runner={"pace": options.pace}, max_waiting=options.max_waiting
-    )
+    # A list of every call would grow for as long as the server is asked.
+    runner = {"pace": options.pace, "remembers": False}
+    state = toy_state(options.folder, runner=runner, max_waiting=options.max_waiting)
     try:
         return serve(
             state, port=options.port, uds=options.uds,
