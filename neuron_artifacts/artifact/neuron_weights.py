@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import is_safe_relative
+from neuron_artifacts._files import is_safe_relative, stat_regular
 from neuron_artifacts.artifact.findings import Finding
 from neuron_artifacts.errors import ModelError
 from neuron_artifacts.model.safetensors_header import read_header
@@ -120,11 +120,13 @@ def check_shards(directory: Path, names: Iterable[str]) -> WeightsReport:
     findings: list[Finding] = []
     for name in names:
         path = directory / name
-        if not is_file(path):
-            findings.append(Finding("incomplete", "is missing", name))
-            continue
         try:
+            stat_regular(path)
             tensors = read_header(path)
+        except PermissionError as error:
+            findings.append(Finding("corrupt", f"cannot be read: {error.strerror}", name))
+        except (OSError, ValueError):
+            findings.append(Finding("incomplete", "is missing", name))
         except ModelError as error:
             what = error.message.replace(f"{path} ", "", 1)
             findings.append(Finding("corrupt", what, name))

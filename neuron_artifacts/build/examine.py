@@ -13,8 +13,9 @@ from neuron_artifacts.build.lookup import (
     look_up,
     resolve_request,
 )
-from neuron_artifacts.errors import NeuronArtifactsError, RefusedError, SpecError
+from neuron_artifacts.errors import NeuronArtifactsError, RefusedError, SpecError, StoreError
 from neuron_artifacts.events import Observer, ignore
+from neuron_artifacts.preflight import check_writable
 from neuron_artifacts.spec import CompileSpec, without_options
 from neuron_artifacts.store import LocalStore
 
@@ -30,7 +31,7 @@ def examine_request(
     Raises
     ------
     ModelError, ToolchainError, StoreError
-        There is nothing to judge, or nothing to judge it by.
+        There is nothing to judge, or nothing to judge it by, or what lies there is not ours.
     """
     resolved, findings = _resolve_what_can_be(spec, environ, observe)
     if resolved is None:
@@ -38,6 +39,11 @@ def examine_request(
     store = LocalStore(Path(spec.store))
     destination = destination_of(spec, store, resolved.key.key, environ)
     decision = look_up(resolved, store, destination)
+    if decision.action != "hit":
+        try:
+            check_writable(destination.parent)
+        except StoreError as error:
+            findings.append(Finding("error", "store", error.message, error.hint))
     return order((*findings, *examine_build(resolved, decision, destination, environ)))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,17 @@ def test_a_whole_nxdi_directory(tmp_path: Path) -> None:
         f"weights/tp{rank}_sharded_checkpoint.safetensors" for rank in (0, 1)
     ]
     assert [path for path, _ in contents.all_neffs] == ["model.pt", "model.pt"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_weights_that_may_not_be_read_are_not_said_to_be_missing(tmp_path: Path) -> None:
+    contents = write_nxdi(tmp_path)
+    (contents / "weights").chmod(0)
+    try:
+        findings = read_neuron_directory(contents).problems
+    finally:
+        (contents / "weights").chmod(0o755)
+    assert {finding.what for finding in findings} == {"cannot be read: Permission denied"}
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,14 @@ def test_nothing_to_say_about_a_request_that_is_right(tmp_path: Path) -> None:
     assert rules(backend="cpu", target="x86-64-v3", store=str(tmp_path)) == []
 
 
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = str(tmp_path / "file" / "below")
+    assert rules(backend="cpu", target="x86-64-v3", store=store, tp_degree=2) == [
+        "tp_degree", "store",
+    ]  # fmt: skip
+
+
 def test_every_mistake_of_a_request_for_the_cpu(tmp_path: Path) -> None:
     found = rules(
         backend="cpu", target="x86-64-v3", store=str(tmp_path), tp_degree=4, seq_len=100000,
