@@ -36,6 +36,9 @@ ARCHITECTURES = {
 """Those whose caches have slots (continuous batching): vLLM's table (neuron.py:37-42), and
 Mixtral, which the library has too."""
 
+LAYOUTS = {"MixtralForCausalLM": "HSB"}
+"""Where vLLM's layout, BSH, is refused (mixtral/hlo.py:34)."""
+
 AMP = {
     "auto": "f32",
     "half": "f16",
@@ -127,9 +130,11 @@ def make_settings(request: Request, environ: Mapping[str, str]) -> dict[str, Any
     if sampling is None:
         sampling = not int(environ.get("NEURON_ON_DEVICE_SAMPLING_DISABLED", "0"))
     amp = AMP[request.get("dtype", "auto")]
+    architecture = request.get("architecture") or read_architecture(request["model"])
+    layout = LAYOUTS.get(architecture, "BSH")
     neuron_config: dict[str, Any] = {
-        "collectives_layout": "BSH",
-        "attention_layout": "BSH",
+        "collectives_layout": layout,
+        "attention_layout": layout,
         "fuse_qkv": True,
         "quant": quantization(request.get("quantization"), amp, environ),
         "continuous_batching": {"batch_size_for_shared_caches": size},
@@ -142,7 +147,7 @@ def make_settings(request: Request, environ: Mapping[str, str]) -> dict[str, Any
         request.get("token_generation_buckets"),
     )
     return {
-        "architecture": request.get("architecture") or read_architecture(request["model"]),
+        "architecture": architecture,
         "tp_degree": int(request["tp_degree"]),
         "amp": amp,
         "batch_size": size,

@@ -142,6 +142,16 @@ def test_quantisation(site: Site, environ: dict[str, str], dtype: str) -> None:
     assert neuron_config["weight_tiling"] is True
 
 
+@pytest.mark.parametrize(
+    ("name", "layout"), [("LlamaForCausalLM", "BSH"), ("MixtralForCausalLM", "HSB")]
+)
+def test_each_architecture_has_a_layout_that_it_takes(site: Site, name: str, layout: str) -> None:
+    write_checkpoint(site.model, architectures=[name])
+    settings = site.run("compile")["neuron_config"]
+    assert settings["architecture"] == name
+    assert settings["neuron_config"]["attention_layout"] == layout
+
+
 def test_sampling_on_the_device_is_on_unless_refused(site: Site) -> None:
     def generation(**fields: Any) -> Any:
         settings = site.run("compile", **fields)["neuron_config"]
