@@ -18,9 +18,10 @@ from neuron_artifacts.errors import SpecError, UsageError
 from neuron_artifacts.spec import merge_sources
 
 if TYPE_CHECKING:
+    from neuron_artifacts.backends.nxdi.confirm import Question
     from neuron_artifacts.backends.nxdi.loaders import Speculation, VllmArguments
-    from neuron_artifacts.backends.nxdi.vllm_hash import VllmHash
     from neuron_artifacts.backends.nxdi.vllm_lora import Lora
+    from neuron_artifacts.toolchain import Toolchain
 
 _PANEL = "vLLM's hash"
 
@@ -59,10 +60,12 @@ _OPTIONS: dict[str, Any] = {
     "max_lora_rank": _count("--max-lora-rank", text="Their highest rank."),
     "max_cpu_loras": _count("--max-cpu-loras", text="Adapters in host memory."),
     "host_python": _text(
-        "--host-python", metavar="X.Y", text="Python on the serving host. (default: 3.11)"
+        "--host-python", metavar="X.Y",
+        text="Python on the serving host. (default: the toolchain's, or 3.11)",
     ),
     "host_transformers": _text(
-        "--host-transformers", metavar="X.Y.Z", text="The same. (default: the SDK's)"
+        "--host-transformers", metavar="X.Y.Z",
+        text="transformers on it. (default: the toolchain's, or the SDK's)",
     ),
 }  # fmt: skip
 
@@ -118,6 +121,7 @@ def print_vllm_key(
     sources: SpecSources, options: VllmOptions, *, explain: bool, as_json: bool
 ) -> int:
     """Compute and print the md5; ``explain`` adds the exact text that is hashed."""
+    from neuron_artifacts.backends.nxdi.confirm import confirm, find_real_code
     from neuron_artifacts.backends.nxdi.vllm_hash import vllm_artifact_hash
 
     values, origins = merge_sources(sources.flags, config_file=sources.config_file)
@@ -129,6 +133,7 @@ def print_vllm_key(
         override = {**_neuron_arguments(values, origins), **override}
     target, notes = _choose_target(values, origins)
     draft = values["speculative_model"]
+    toolchain = find_real_code(options.sdk or "", os.environ, python=values["python"])
     result = vllm_artifact_hash(
         _read_config(values["model"], values["revision"]),
         model=values["model"],
@@ -139,21 +144,20 @@ def print_vllm_key(
         override_neuron_config=override,
         draft_config=None if draft is None else _read_config(draft, None),
         environ=os.environ,
-        python=options.host_python or "3.11",
-        transformers=options.host_transformers,
+        **_host(options, toolchain),
     )
     notes += result.notes
-    confirmed = _confirm(values, options, override, target, result)
-    if confirmed:
+    confirmed = None
+    if toolchain is not None:
+        # The real code too, where an interpreter has this SDK's.
+        confirm(_question(values, options, override, target), result, toolchain, os.environ)
+        confirmed = str(toolchain.python)
         notes += (f"NxD Inference of {confirmed} computes the same",)
     if as_json:
         body: dict[str, Any] = {
-            "md5": result.md5,
-            "sdk": options.sdk,
-            "loader": loader,
-            "target": target,
-        }
-        body |= {"model": values["model"], "notes": list(notes), "confirmed_by": confirmed}
+            "md5": result.md5, "sdk": options.sdk, "loader": loader, "target": target,
+            "model": values["model"], "notes": list(notes), "confirmed_by": confirmed,
+        }  # fmt: skip
         _output.print_json({**body, "document": result.document} if explain else body)
         return 0
     for note in notes:
@@ -164,28 +168,31 @@ def print_vllm_key(
     return 0
 
 
-def _confirm(
-    values: Mapping[str, Any],
-    options: VllmOptions,
-    override: Mapping[str, Any],
-    target: str,
-    result: VllmHash,
-) -> str | None:
-    """Let the real code compute it too, where an interpreter has this SDK's; which one did."""
-    from neuron_artifacts.backends.nxdi.confirm import Question, confirm, find_real_code
+def _question(
+    values: Mapping[str, Any], options: VllmOptions, override: Mapping[str, Any], target: str
+) -> Question:
+    from neuron_artifacts.backends.nxdi.confirm import Question
 
-    toolchain = find_real_code(options.sdk or "", os.environ, python=values["python"])
-    if toolchain is None:
-        return None
-    speculation = _speculation(values)
-    question = Question(
+    return Question(
         model=values["model"], revision=values["revision"], sdk=options.sdk or "",
         loader=values["vllm_loader"],
         arguments=None if values["vllm_loader"] is None else _arguments(values, options),
-        override=override, speculation=speculation, target=target,
+        override=override, speculation=_speculation(values), target=target,
     )  # fmt: skip
-    confirm(question, result, toolchain, os.environ)
-    return str(toolchain.python)
+
+
+def _host(options: VllmOptions, toolchain: Toolchain | None) -> dict[str, Any]:
+    """What is on the serving host: as asked, or as it is beside the real code."""
+    from neuron_artifacts.backends.nxdi.levels import PYTHONS, knows_transformers
+
+    python, transformers = options.host_python, options.host_transformers
+    if toolchain is not None:
+        there = toolchain.packages.get("transformers", "")
+        transformers = transformers or (there if knows_transformers(there) else None)
+        python = python or (
+            toolchain.python_version if toolchain.python_version in PYTHONS else None
+        )
+    return {"python": python or "3.11", "transformers": transformers}
 
 
 def _choose_target(
@@ -205,7 +212,7 @@ def _given(options: VllmOptions) -> list[str]:
 
 
 def _check(values: Mapping[str, Any], origins: Mapping[str, str], options: VllmOptions) -> None:
-    from neuron_artifacts.backends.nxdi.levels import TRANSFORMERS
+    from neuron_artifacts.backends.nxdi.levels import TRANSFORMERS, level_of
 
     if origins["backend"] != "default" and values["backend"] != "nxdi":
         raise UsageError(
@@ -214,6 +221,7 @@ def _check(values: Mapping[str, Any], origins: Mapping[str, str], options: VllmO
         )
     if options.sdk is None:
         raise UsageError("--vllm needs --sdk", hint=f"one of {', '.join(TRANSFORMERS)}")
+    level_of(options.sdk, options.host_transformers)
     if values["speculative_model"] is None:
         for name in ("num_speculative_tokens", "speculative_method"):
             if values[name] is not None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from neuron_artifacts.cli import vllm_key
+from neuron_artifacts.cli.vllm_key import VllmOptions
+from neuron_artifacts.toolchain import Toolchain
 from tests.backends.nxdi.vectors import each, read
 from tests.cli.run import Result, run
 
@@ -122,6 +126,32 @@ def test_transformers_of_the_host(place: Path) -> None:
     assert pinned.out != other.out != ""
     assert "4.48.0" in pinned.err
     assert "4.48.3" in other.err
+
+
+@pytest.mark.parametrize(
+    ("asked", "there", "expected"),
+    [
+        ((None, None), None, ("3.11", None)),
+        (("3.10", "4.48.3"), None, ("3.10", "4.48.3")),
+        ((None, None), ("3.10", "4.57.1"), ("3.10", "4.57.1")),
+        (("3.12", "4.57.2"), ("3.10", "4.57.1"), ("3.12", "4.57.2")),
+        ((None, None), ("3.9", "5.0.0"), ("3.11", None)),  # of which nothing is known
+    ],
+)
+def test_the_host_is_as_beside_the_real_code(
+    asked: tuple[str | None, str | None],
+    there: tuple[str, str] | None,
+    expected: tuple[str, str | None],
+) -> None:
+    values: dict[str, Any] = dict.fromkeys(field.name for field in fields(VllmOptions))
+    options = VllmOptions(**{**values, "host_python": asked[0], "host_transformers": asked[1]})
+    toolchain = there and Toolchain(
+        python=Path("/venv/bin/python"), python_version=there[0],
+        packages={"transformers": there[1]}, placeholders={}, devices=(), platform=None,
+        generations=("nxdi",),
+    )  # fmt: skip
+    found = vllm_key._host(options, toolchain)
+    assert (found["python"], found["transformers"]) == expected
 
 
 def test_prompt_length_in_both_spellings(place: Path) -> None:

@@ -87,8 +87,7 @@ def level_of(name: str, transformers: str | None = None) -> SdkLevel:
     level = SdkLevel(name, TRANSFORMERS[name])
     if transformers is None:
         return level
-    minor, _, patch = transformers.rpartition(".")
-    if minor not in _TABLES or not patch.isdecimal():
+    if not knows_transformers(transformers):
         raise SpecError(
             f"transformers {transformers} is not known",
             hint=f"a release of {', '.join(_TABLES)}, with its patch number",
@@ -98,6 +97,12 @@ def level_of(name: str, transformers: str | None = None) -> SdkLevel:
             f"NxD Inference of SDK {name} cannot be imported with transformers {transformers}"
         )
     return SdkLevel(name, transformers)
+
+
+def knows_transformers(release: str) -> bool:
+    """Whether its configuration classes are known here."""
+    minor, _, patch = release.rpartition(".")
+    return minor in _TABLES and patch.isdecimal()
 
 
 def read_hf_defaults(transformers: str) -> Any:
