@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,7 @@ def merge_sources(
         (_read_environment(environ), "environment"),
         ({name: value for name, value in flags.items() if value is not None}, "flag"),
     )
-    for layer, origin in layers:
-        _lay_over(values, origins, layer, origin)
+    _raise_all([e for layer, origin in layers for e in _lay_over(values, origins, layer, origin)])
     if not values["model"]:
         if needs_model:
             raise SpecError("no model given", hint="name a model folder or a hub id, e.g. org/name")
@@ -149,15 +148,19 @@ def without_options(spec: CompileSpec, names: Collection[str]) -> CompileSpec:
 
 def _lay_over(
     values: dict[str, Any], origins: dict[str, str], layer: Mapping[str, Any], origin: str
-) -> None:
+) -> Iterator[SpecError]:
+    """Change ``values`` and ``origins``; gives what could not be taken."""
     seen: dict[str, str] = {}
     for spelled, raw in layer.items():
-        name = _canonical_name(spelled, origin)
-        if seen.setdefault(name, spelled) != spelled:
-            raise SpecError(
-                f"{shorten(seen[name])} and {shorten(spelled)} are the same option", hint="give one"
-            )
-        values[name] = _FIELDS[name][0](spelled, raw)
+        try:
+            name = _canonical_name(spelled, origin)
+            if seen.setdefault(name, spelled) != spelled:
+                both = f"{shorten(seen[name])} and {shorten(spelled)}"
+                raise SpecError(f"{both} are the same option", hint="give one")
+            values[name] = _FIELDS[name][0](spelled, raw)
+        except SpecError as error:
+            yield error
+            continue
         origins[name] = f"{origin} {ENVIRONMENT_PREFIX}{name.upper()}" if (
             origin == "environment"
         ) else origin  # fmt: skip
@@ -166,15 +169,28 @@ def _lay_over(
 def _apply_override(values: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
     override = values.pop("override_neuron_config") or {}
     origin = origins.pop("override_neuron_config")
-    extra = {}
+    extra, errors = {}, []
     for spelled, raw in override.items():
         name = ALIASES.get(spelled, spelled)
-        if name in _OVERRIDABLE:
-            values[name] = _FIELDS[name][0](f"override_neuron_config.{spelled}", raw)
-            origins[name] = f"override_neuron_config ({origin})"
-        else:
+        if name not in _OVERRIDABLE:
             extra[spelled] = raw
+            continue
+        try:
+            values[name] = _FIELDS[name][0](f"override_neuron_config.{spelled}", raw)
+        except SpecError as error:
+            errors.append(error)
+        origins[name] = f"override_neuron_config ({origin})"
+    _raise_all(errors)
     return extra
+
+
+def _raise_all(errors: list[SpecError]) -> None:
+    """One error as it is; of several, each on a line with its hint."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        lines = [e.message + (f" ({e.hint})" if e.hint else "") for e in errors]
+        raise SpecError("\n".join((f"{len(errors)} options are wrong:", *lines)))
 
 
 def _canonical_name(spelled: str, origin: str) -> str:

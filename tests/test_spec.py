@@ -116,3 +116,25 @@ def test_a_typo_gets_a_suggestion(tmp_path: Path) -> None:
 def test_a_missing_file_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot be read: No such file"):
         resolve_spec({"model": "m"}, environ={}, config_file=tmp_path / "absent.yaml")
+
+
+def test_every_wrong_option_is_told_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text("batch_size: none\nseq_length: 5\n")
+    flags = {"model": "m", "tp_degree": "0", "max_num_seqs": 4}
+    environ = {"NEURON_ARTIFACTS_TORCH_DTYPE": "int3"}
+    with pytest.raises(SpecError) as caught:
+        resolve_spec(flags, environ=environ, config_file=file)
+    first, *rest = str(caught.value).splitlines()
+    assert first == "4 options are wrong:"
+    assert [line.split()[0] for line in rest] == [
+        "batch_size", "unknown", "torch_dtype", "tp_degree",
+    ]  # fmt: skip
+    assert "(did you mean 'seq_len'?)" in rest[1]
+
+
+def test_every_wrong_override_is_told_at_once() -> None:
+    override = {"tp_degree": "x", "batch_size": 0, "fused_qkv": True}
+    with pytest.raises(SpecError, match="2 options are wrong") as caught:
+        resolve_spec({"model": "m", "override_neuron_config": override}, environ={})
+    assert "override_neuron_config.batch_size" in str(caught.value)
