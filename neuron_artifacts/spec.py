@@ -282,7 +282,10 @@ def parse_object(name: str, value: Any) -> dict[str, Any]:
         try:
             return load_json_object(value.encode())
         except ValueError as error:
-            raise SpecError(f"{name} is no JSON object that can be used: {error}") from None
+            raise SpecError(
+                f"{name} is no JSON object that can be used: {error}",
+                hint="""in a shell, quote it whole: '{"fused_qkv": true}'""",
+            ) from None
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise SpecError(f"{name} must be a JSON object, got {shorten(value)}")
     if not _is_finite(value):

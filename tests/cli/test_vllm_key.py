@@ -106,7 +106,7 @@ def test_speculation_in_both_spellings(place: Path) -> None:
 def test_lora_and_chunks_as_vllm_is_given_them(place: Path) -> None:
     fork = ("--vllm", "--sdk", "2.24", *LOADER, "--vllm-loader", "aws-fork-2.24")
     adapter = place / "adapter"
-    adapter.mkdir()
+    adapter.mkdir(exist_ok=True)
     (adapter / "adapter_config.json").write_text('{"r": 8, "target_modules": ["q_proj"]}')
     modules = json.dumps({"lora_modules": [{"name": "a", "path": str(adapter)}]})
     plain = key(place, *fork, "--override-neuron-config", modules)
@@ -200,7 +200,7 @@ def test_environment_beats_the_target(place: Path) -> None:
          ["--speculative-model"]),
         (["--vllm", "--sdk", "2.24", *LOADER, "--max-context-length", "64"], 2, ["override"]),
         (["--vllm", "--sdk", "2.24", "--target", "gpu"], 2, ["trn1"]),
-        (["--vllm", "--sdk", "2.24", "--override-neuron-config", "{"], 2, ["JSON"]),
+        (["--vllm", "--sdk", "2.24", "--override-neuron-config", "{"], 2, ["JSON", "quote"]),
         (["--vllm", "--sdk", "2.24", "--override-neuron-config", '{"quantized": true}'], 2,
          ["quantized_checkpoints_path"]),
         (["--vllm", "--sdk", "2.24", "--additional-config", '{"x": 1}'], 2, ["'x'"]),
