@@ -46,9 +46,13 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Note:
-    """Something the user should know."""
+    """Something the user should know.
+
+    ``is_trouble`` says that something failed and was done without, at a price.
+    """
 
     text: str
+    is_trouble: bool = False
 
 
 Event = PhaseEnded | GraphChanged | BytesMoved | Waiting | Note

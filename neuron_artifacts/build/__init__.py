@@ -26,7 +26,7 @@ from neuron_artifacts.build.lookup import (
 from neuron_artifacts.build.progress import Clock
 from neuron_artifacts.build.shared import Share, fetch_instead, give_back
 from neuron_artifacts.errors import HubError
-from neuron_artifacts.events import Observer, Waiting, ignore
+from neuron_artifacts.events import Event, Note, Observer, Waiting, ignore
 from neuron_artifacts.plan import Decision
 from neuron_artifacts.preflight import check_writable
 from neuron_artifacts.spec import CompileSpec
@@ -58,9 +58,30 @@ def compile_artifact(
     """Give the artifact for ``spec``: found, fetched, relinked, or compiled as far as it must be.
 
     What is known to fail is refused unless ``retry`` or ``force`` is given. ``share`` is a remote
-    store to ask before anything is built.
+    store to ask before anything is built. Its trouble, and that of artifacts to take graphs from,
+    is told and costs a compile, nothing else.
     """
     environ = os.environ if environ is None else environ
+    troubles: list[str] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Note) and event.is_trouble:
+            troubles.append(event.text)
+        observe(event)
+
+    outcome = _compile(spec, environ, watch, force, skip_preflight, retry, share)
+    return replace(outcome, troubles=tuple(troubles))
+
+
+def _compile(
+    spec: CompileSpec,
+    environ: Mapping[str, str],
+    observe: Observer,
+    force: bool,
+    skip_preflight: bool,
+    retry: bool,
+    share: Share | None,
+) -> Outcome:
     clock = Clock(observe)
     with clock.phase("resolve"):
         # A hub model is described first: a hit must not download 140 GB to find out.
@@ -77,6 +98,7 @@ def compile_artifact(
             fetched = fetch_instead(share, key, store, destination, observe)
         if fetched:
             decision = look_up(resolved, store, destination)
+        if fetched and _is_final(decision, destination):
             return replace(_hit(decision, clock), fetched_from=share.name)
     if not (retry or force):
         refuse_known_failure(decision)

@@ -49,6 +49,7 @@ from neuron_artifacts.model.snapshot import (
     weight_names,
 )
 from neuron_artifacts.store import LocalStore, Staging
+from neuron_artifacts.store.staging import reading
 
 _ERRORS = {
     "corrupt": CorruptError, "incomplete": IncompleteError, "incompatible": IncompatibleError,
@@ -88,7 +89,16 @@ def adopt_directory(
         It is not NxD Inference's.
     UntrustedError
         It holds symbolic links.
+    StoreError
+        It cannot be read, or the store cannot be written.
     """
+    with reading(source):
+        return _adopt(source, store, model, target, observe)
+
+
+def _adopt(
+    source: Path, store: LocalStore, model: Path | None, target: str | None, observe: Observer
+) -> Adopted:
     if (source / MANIFEST_NAME).exists():
         raise UsageError(
             f"{source} has a manifest already", hint="neuron-artifacts validate checks it"

@@ -81,7 +81,7 @@ class GraphJob(BuildJob):
                 on_bytes=report.add,
             )  # fmt: skip
         except (CorruptError, StoreError) as error:
-            self.observe(Note(f"{step.source} cannot be reused ({error})"))
+            self.observe(Note(f"{step.source} cannot be reused ({error})", is_trouble=True))
             return False
         return True
 

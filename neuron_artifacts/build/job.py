@@ -29,7 +29,10 @@ from neuron_artifacts.store.staging import rename_without_replacing
 
 @dataclass(frozen=True)
 class Outcome:
-    """What ``compile`` did. ``seconds`` are per phase, in the order they ran."""
+    """What ``compile`` did. ``seconds`` are per phase, in the order they ran.
+
+    ``troubles`` are what failed and was done without: reading a cache, writing to a remote store.
+    """
 
     decision: Decision
     path: Path
@@ -39,6 +42,7 @@ class Outcome:
     set_aside: tuple[Path, ...] = ()
     waited: bool = False
     fetched_from: str | None = None
+    troubles: tuple[str, ...] = ()
 
 
 class BuildJob(ABC):
@@ -101,7 +105,8 @@ class BuildJob(ABC):
                     step.source, step.task.file, "graph", sha256=step.sha256, may_hardlink=True
                 )
             except (CorruptError, StoreError) as error:
-                self.observe(Note(f"{step.source} cannot be reused ({error}); compiling it"))
+                text = f"{step.source} cannot be reused ({error}); compiling it"
+                self.observe(Note(text, is_trouble=True))
                 return None
         self._tell(step, "reused")
         return replace(

@@ -76,7 +76,7 @@ def fetch_instead(
         observe(Note(f"{share.name} does not have it"))
         return False
     except NeuronArtifactsError as error:
-        observe(Note(f"{share.name}: {error.message}; building it here instead"))
+        observe(Note(f"{share.name}: {error.message}; building it here instead", is_trouble=True))
         return False
     observe(Note(f"fetched from {share.name}"))
     return True
@@ -89,7 +89,7 @@ def give_back(share: Share, directory: Path, observe: Observer) -> None:
     try:
         pushed = push_artifact(share.remote, directory, observe=observe)
     except NeuronArtifactsError as error:
-        observe(Note(f"not pushed to {share.name}: {error.message}"))
+        observe(Note(f"not pushed to {share.name}: {error.message}", is_trouble=True))
         return
     verb = "pushed to" if pushed.published else "was already at"
     observe(Note(f"{verb} {share.name}"))

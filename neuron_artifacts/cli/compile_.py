@@ -124,6 +124,7 @@ def _outcome_json(outcome: Any) -> dict[str, Any]:
         "seconds": dict(outcome.seconds),
         "waited": outcome.waited,
         "fetched_from": outcome.fetched_from,
+        "troubles": list(outcome.troubles),
         "set_aside": [str(path) for path in outcome.set_aside],
         "artifact_manifest": str(outcome.path / "artifact.json"),
         "serve": _render.serve_command(outcome.path),
@@ -139,6 +140,8 @@ def _print_outcome(outcome: Any) -> None:
     _output.write(f"path      {path}")
     _output.write(f"compiled  {outcome.compiled} of {len(decision.graphs)} graphs")
     _output.write(f"seconds   {phases}")
+    if outcome.troubles:
+        _output.write(f"troubles  {len(outcome.troubles)}, done without; the notes above say which")
     _output.write(f"serve     {_render.serve_command(path)}")
 
 
