@@ -162,8 +162,9 @@ def write_nxdi(
 
 def write_multimodal(parent: Path) -> Path:
     """What the image-to-text base class leaves (``models/image_to_text_model_base.py``)."""
-    nested = {"neuron_config": dict(NEURON_CONFIG)}
-    content = make_config(text_config=nested, vision_config=nested)
+    text = {"neuron_config": dict(NEURON_CONFIG)}
+    vision = {"neuron_config": {**NEURON_CONFIG, "buckets": [8, 88]}}
+    content = make_config(text_config=text, vision_config=vision)
     directory = parent / md5_of(content)
     write(directory / "neuron_config.json", config_text(content) + b"\n")
     for part in ("text_model", "vision_model"):

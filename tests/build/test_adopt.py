@@ -213,7 +213,12 @@ class TestWeightsElsewhere:
 
 def test_multimodal(tmp_path: Path, store: LocalStore) -> None:
     manifest = take(write_multimodal(tmp_path), store).manifest
-    assert {graph.file for graph in manifest.graphs} == {"text_model/model.pt"}
+    text = {graph.phase for graph in manifest.graphs if graph.file == "text_model/model.pt"}
+    assert text == {"context_encoding", "token_generation"}
+    vision = [graph for graph in manifest.graphs if graph.file == "vision_model/model.pt"]
+    assert [(graph.phase, graph.bucket) for graph in vision] == [
+        ("vision_encoder", 8), ("vision_encoder", 88),
+    ]  # fmt: skip
     roles = {file.path: file.role for file in manifest.files}
     assert roles["vision_model/model.pt"] == "graph"
     assert roles["vision_model/weights/tp1_sharded_checkpoint.safetensors"] == "weights"

@@ -28,6 +28,8 @@ from neuron_artifacts.neuron_config import NeuronConfig
 from neuron_artifacts.toolchain.generations import KEY_PACKAGES
 from neuron_artifacts.toolchain.platforms import HARDWARE, chip_of, hardware_of
 
+VISION = "vision_model/model.pt"
+
 _NEURON_ONLY = (
     "attribute_map", "fused_spec_config", "metadata", "neuron_config", "num_cores_per_group",
 )  # fmt: skip
@@ -115,13 +117,25 @@ def adopted_key(
 def adopted_graphs(contents: NeuronDirectory, key: ArtifactKey) -> tuple[GraphEntry, ...]:
     """The graphs that the configuration asks for. What compiling them took is not known."""
     file = contents.models[0].path
+    graphs = [(phase, bucket, file) for phase, bucket in list_graphs(contents.fields)]
+    if contents.kind == "nxdi-multimodal":
+        graphs += [("vision_encoder", bucket, VISION) for bucket in _vision_buckets(contents)]
     return tuple(
         GraphEntry(
             phase, bucket, file,
             digest_of({"graphs": key.graphs_digest, "phase": phase, "bucket": bucket}), 0.0, 0,
         )
-        for phase, bucket in list_graphs(contents.fields)
+        for phase, bucket, file in graphs
     )  # fmt: skip
+
+
+def _vision_buckets(contents: NeuronDirectory) -> tuple[int, ...]:
+    """As the model has set them before they are saved (``enable_vision_encoder``)."""
+    content = contents.config.content if contents.config else {}
+    try:
+        return tuple(int(bucket) for bucket in content["vision_config"]["neuron_config"]["buckets"])
+    except (KeyError, TypeError, ValueError):
+        return ()
 
 
 def summarise(fields: Mapping[str, Any]) -> NeuronConfig:
@@ -135,13 +149,13 @@ def summarise(fields: Mapping[str, Any]) -> NeuronConfig:
     try:
         graphs = list_graphs(fields)
         context = tuple(bucket for phase, bucket in graphs if phase == "context_encoding")
-        decoding = tuple(bucket for phase, bucket in graphs if phase != "context_encoding")
+        decoding = {bucket for phase, bucket in graphs if phase != "context_encoding"}
         numbers = ("tp_degree", "batch_size", "seq_len", "max_context_length")
         return NeuronConfig(
             **{name: int(fields[name]) for name in numbers},
             enable_bucketing=bool(fields["enable_bucketing"]),
             context_encoding_buckets=context,
-            token_generation_buckets=decoding,
+            token_generation_buckets=tuple(sorted(decoding)),
             torch_dtype=str(fields["torch_dtype"]),
         )
     except (KeyError, TypeError, ValueError) as error:
