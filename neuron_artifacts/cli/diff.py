@@ -85,16 +85,20 @@ def _read_yaml(path: Path, model: str | None) -> _Side:
 
 
 def _find_key(text: str, store: Any) -> Path:
+    from neuron_artifacts.store.names import find_called
+
     if not re.fullmatch(r"[0-9a-f]{4,64}", text):
         raise UsageError(
             f"{text!r} is no folder, no YAML file and no key",
             hint="name an artifact folder, a .yaml file, or the first digits of a key in the store",
         )
-    found = [path for path in store.directories() if path.name.startswith(text)]
+    found = find_called(store, text)
     if len(found) == 1:
-        return Path(found[0])
+        return found[0]
     if found:
-        raise UsageError(f"{text} begins {len(found)} keys in {store.root}", hint="give more of it")
+        raise UsageError(
+            f"{store.root} has {len(found)} called {text}", hint="give more of the key"
+        )
     raise MissError(f"no key in {store.root} begins with {text}", hint="`list` shows what is there")
 
 

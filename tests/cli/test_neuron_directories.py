@@ -235,6 +235,7 @@ def test_vllms_name_is_as_good_as_ours(tmp_path: Path, source: Path) -> None:
     for command in ("verify", "pin", "sbom", "env"):
         flags = ["--vllm-loader", "vllm-neuron-0.5"] if command == "env" else []
         assert run(command, source.name, *flags, "--json", cwd=tmp_path).code == 0
+    assert run("diff", source.name, adopted["key"], cwd=tmp_path).code == 0
     found = run("cache-lookup", source.name, "--json", cwd=tmp_path)
     assert (found.code, found.data["paths"]) == (0, [adopted["path"]])
     assert adopted["key"] in run("cache-lookup", source.name, cwd=tmp_path).out
