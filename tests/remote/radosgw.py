@@ -74,12 +74,13 @@ def radosgw(folder: Path, *, memory: int = 2 << 30) -> Iterator[str]:
     log = (folder / "output").open("w")
 
     def run(*command: str) -> None:
-        subprocess.run([*command], check=True, stdout=log, stderr=log, timeout=60)
+        subprocess.run([*command], check=True, stdout=log, stderr=log, timeout=120)
 
-    def start(*command: str) -> None:
+    def start(*command: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen([*command, "-f", "-c", conf], stdout=log, stderr=log)
         running.callback(process.wait)
         running.callback(process.kill)
+        return process
 
     with ExitStack() as running:
         running.callback(log.close)
@@ -93,9 +94,9 @@ def radosgw(folder: Path, *, memory: int = 2 << 30) -> Iterator[str]:
         run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", osd, "-c", str(conf))
         start("ceph-osd", "-i", "0")
         start("ceph-mgr", "-i", "x")
-        start("radosgw", "-n", "client.rgw")
+        gateway = start("radosgw", "-n", "client.rgw")
         endpoint = f"http://127.0.0.1:{port}"
-        wait_for(endpoint, 120.0)
+        wait_for(endpoint, 240.0, gateway)
         run("radosgw-admin", "-c", str(conf), "user", "create", "--uid", "test",
             "--display-name", "test", "--access-key", AWS["AWS_ACCESS_KEY_ID"],
             "--secret-key", AWS["AWS_SECRET_ACCESS_KEY"])  # fmt: skip

@@ -29,8 +29,10 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def wait_for(url: str, seconds: float = 60.0) -> None:
-    """Return as soon as a server answers anything."""
+def wait_for(
+    url: str, seconds: float = 60.0, process: subprocess.Popen[bytes] | None = None
+) -> None:
+    """Return as soon as a server answers anything; its process must not end meanwhile."""
     until = time.monotonic() + seconds
     while True:
         try:
@@ -39,7 +41,7 @@ def wait_for(url: str, seconds: float = 60.0) -> None:
         except urllib.error.HTTPError:
             return
         except OSError:
-            if time.monotonic() > until:
+            if time.monotonic() > until or (process and process.poll() is not None):
                 raise
             time.sleep(0.05)
 
@@ -52,7 +54,7 @@ def running(command: list[str], url: str, **environ: str) -> Iterator[None]:
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        wait_for(url)
+        wait_for(url, process=process)
         yield
     finally:
         process.kill()

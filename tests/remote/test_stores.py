@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ from neuron_artifacts.events import BytesMoved, Event, Note
 from neuron_artifacts.remote import find_key, open_url, pull_artifact, push_artifact
 from neuron_artifacts.remote.manifest import RemoteManifest
 from neuron_artifacts.remote.port import Blob
+from tests.cli.run import TOOL
 from tests.remote import servers
 from tests.remote.conftest import Place
 from tests.remote.samples import local_store, make_artifact
@@ -131,6 +134,24 @@ def test_of_eight_racers_one_wins(place: Place, tmp_path: Path) -> None:
         assert won >= 1
     else:
         assert won == 1
+    pulled = pull_artifact(place.store, artifact.name, local_store(tmp_path / "b"))
+    assert verify_artifact(pulled.path, "full").status == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["file", "hf", *LARGE], indirect=True)
+def test_of_eight_processes_one_wins(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = make_artifact(tmp_path / "a", shards=2)
+    if place.kind == "hf":
+        monkeypatch.setenv("HF_ENDPOINT", place.behind.url)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    command = [*TOOL, "push", str(artifact), "--to", place.url, "--json"]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    reports = [json.loads(racer.communicate(timeout=240)[0])["pushed"][0] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 8
+    assert sum(report["published"] for report in reports) == 1
     pulled = pull_artifact(place.store, artifact.name, local_store(tmp_path / "b"))
     assert verify_artifact(pulled.path, "full").status == "ok"
 
