@@ -30,6 +30,9 @@ CHECKPOINT_FILES = (
 )  # fmt: skip
 """What ``load_state_dict`` of ``modules/checkpoint.py`` looks for, in its order."""
 
+QUANTIZED, DRAFT = "quantized", "draft"
+"""Where our artifacts carry them if nothing is sharded; only the bundled loader looks there."""
+
 ELSEWHERE = "_name_or_path"
 """The field of a finding about weights that lie outside the directory."""
 
@@ -203,9 +206,13 @@ def _check_strays(folder: Path, prefix: str, names: list[str]) -> list[Finding]:
 def _check_unsharded(directory: Path, config: Mapping[str, Any]) -> Iterator[Finding]:
     """Would the checkpoint be found if it were loaded here?"""
     fields = config["neuron_config"]
-    yield from _check_draft(config, fields)
+    yield from _check_draft(directory, config, fields)
     if fields.get("quantized"):
-        yield _judge_place(str(fields.get("quantized_checkpoints_path")), None)
+        place = str(fields.get("quantized_checkpoints_path"))
+        if (directory / QUANTIZED).is_dir():
+            yield from _check_carried(directory, QUANTIZED, place)
+        else:
+            yield _judge_place(place, None)
         return
     named = config.get("_name_or_path")
     if isinstance(named, str) and named and _exists(named):
@@ -220,6 +227,19 @@ def _check_unsharded(directory: Path, config: Mapping[str, Any]) -> Iterator[Fin
         )  # fmt: skip
         return
     yield from check_checkpoint(directory).findings
+
+
+def _check_carried(directory: Path, name: str, place: str) -> Iterator[Finding]:
+    """A checkpoint that the directory has; vLLM knows the place that was compiled with alone."""
+    if not _exists(place):
+        what = f"vLLM reads these weights at {place!r:.200}, which is not on this machine"
+        yield Finding("advice" if name == DRAFT else "note", what, name)
+    try:
+        files, _ = weight_names(directory / name)
+    except ModelError:
+        yield Finding("incomplete", "holds no checkpoint", name)
+        return
+    yield from check_shards(directory, [f"{name}/{file}" for file in files]).findings
 
 
 def _judge_place(place: str, directory: Path | None) -> Finding:
@@ -238,12 +258,16 @@ def _judge_place(place: str, directory: Path | None) -> Finding:
     return Finding("incomplete", what, field=ELSEWHERE)
 
 
-def _check_draft(config: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_draft(
+    directory: Path, config: Mapping[str, Any], fields: Mapping[str, Any]
+) -> Iterator[Finding]:
     fused = config.get("fused_spec_config")
     if not fields.get("enable_fused_speculation") or not isinstance(fused, Mapping):
         return
     draft = str(fused.get("draft_model_path"))
-    if not has_checkpoint(Path(draft)):
+    if (directory / DRAFT).is_dir():
+        yield from _check_carried(directory, DRAFT, draft)
+    elif not has_checkpoint(Path(draft)):
         what = f"the draft model it would shard, {draft!r:.200}, is not on this machine"
         yield Finding("incomplete", what, field="draft_model_path")
 

@@ -208,6 +208,26 @@ class TestUnsharded:
         (finding,) = read_neuron_directory(directory).problems
         assert finding.field == "draft_model_path"
 
+    @pytest.mark.parametrize(("name", "severity"), [("quantized", "note"), ("draft", "advice")])
+    def test_weights_that_the_directory_carries(
+        self, tmp_path: Path, name: str, severity: str
+    ) -> None:
+        """Ours do; vLLM looks where they were when they were compiled with."""
+        more: dict[str, Any] = {"quantized": True, "quantized_checkpoints_path": "/nowhere/int8"}
+        if name == "draft":
+            more = {"enable_fused_speculation": True}
+        directory = write_nxdi(
+            tmp_path, {**self.FIELDS, **more}, fused_spec_config={"draft_model_path": "/nowhere/d"}
+        )
+        for folder in {directory / name, directory}:
+            write(folder / "model.safetensors", make_safetensors())
+        (finding,) = read_neuron_directory(directory).findings
+        assert (finding.severity, finding.path) == (severity, name)
+        write(directory / name / "model.safetensors", make_safetensors()[:-1])
+        assert problems(directory) == [("corrupt", f"{name}/model.safetensors")]
+        (directory / name / "model.safetensors").unlink()
+        assert problems(directory) == [("incomplete", name)]
+
 
 def test_skipped_sharding_leaves_what_cannot_be_loaded(tmp_path: Path) -> None:
     directory = write_nxdi(tmp_path, {"skip_sharding": True})

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neuron_artifacts.artifact.neuron_weights import DRAFT, QUANTIZED
 from neuron_artifacts.errors import RefusedError
 from neuron_artifacts.model import ModelSnapshot
 from neuron_artifacts.model.snapshot import CONFIG_NAME, INDEX_NAME
-
-QUANTIZED, DRAFT = "quantized", "draft"
-"""Their folders in the artifact; the worker has the same names."""
 
 _KEPT = (".json", ".safetensors")
 

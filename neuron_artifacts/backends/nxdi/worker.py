@@ -42,7 +42,7 @@ ROOT = "neuronx_distributed_inference"
 MULTIMODAL = ("text_neuron_config", "vision_neuron_config")
 CONTEXT_ENCODING = "context_encoding_model"
 QUANTIZED, DRAFT = "quantized", "draft"
-"""Where an artifact carries them, if its weights are not sharded (``companions.py``)."""
+"""Where an artifact carries them if nothing is sharded (``artifact/neuron_weights.py``)."""
 WORK_DIRECTORY = "BASE_COMPILE_WORK_DIR"
 LAYOUT_OPTION = "NXD_LAYOUT_TRANSFORMATION_OPTIONS"
 WATCH_SECONDS = 0.5
