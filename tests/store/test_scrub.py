@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from neuron_artifacts.remote import open_url, push_artifact
 from neuron_artifacts.store import LocalStore
+from neuron_artifacts.store.leases import holders, last_used, store_time
 from neuron_artifacts.store.scrub import scrub
 from tests.artifact.artifacts import publish
 from tests.cli.run import run
@@ -64,6 +66,23 @@ def test_what_changed_or_was_bad_is_read_again(store: LocalStore, tmp_path: Path
     assert not results[paths[0]].resumed
     assert not results[paths[1]].resumed
     assert results[paths[1]].status == "corrupt"
+
+
+def test_what_is_verified_or_pushed_is_held_and_not_used(store: LocalStore, tmp_path: Path) -> None:
+    """A collector leaves alone what is being read; to be checked is no reason to be kept."""
+    (path, *_) = store.directories()
+    os.utime(path, (1, 1))
+    seen: list[int] = []
+
+    def look(_: object) -> None:
+        seen.append(len(holders(path, store_time(store.root))))
+
+    list(scrub([path], jobs=1, checkpoint=tmp_path / "c", on_bytes=look))
+    push_artifact(open_url((tmp_path / "remote").as_uri()), path, observe=look)
+    assert len(seen) > 1
+    assert set(seen) == {1}
+    assert not holders(path, store_time(store.root))
+    assert last_used(path) == 1
 
 
 def test_the_command_ends_with_the_worst_verdict(store: LocalStore, tmp_path: Path) -> None:
