@@ -67,6 +67,14 @@ def test_mistakes_of_names_beside_those_of_values(nxdi: Path, tmp_path: Path) ->
     assert "hbm-estimate" in found, "what can be judged is"
 
 
+def test_a_cache_of_blocks_without_their_size(nxdi: Path, tmp_path: Path) -> None:
+    found = rules(
+        backend="nxdi", target="trn1", python=str(nxdi), store=str(tmp_path), tp_degree=64,
+        override_neuron_config={"is_prefix_caching": True, "zzz": 1},
+    )  # fmt: skip
+    assert found == ["request", "zzz", "cores"]
+
+
 def test_fields_that_transformers_neuronx_has_not(tmp_path: Path) -> None:
     python = make_neuron_environment(tmp_path / "venv", "transformers_neuronx")
     found = rules(

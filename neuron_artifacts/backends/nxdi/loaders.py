@@ -22,6 +22,12 @@ LOADERS = (
     "vllm-neuron-0.5",
 )  # fmt: skip
 
+_BLOCK_OPTIONS = (
+    "block_size", "chunked_prefill_config", "enable_prefix_caching", "is_block_kv_layout",
+    "is_chunked_prefill", "is_prefix_caching", "num_gpu_blocks_override", "pa_num_blocks",
+)  # fmt: skip
+"""What lays the cache out in blocks: together they make sense, or none of them does."""
+
 
 @dataclass(frozen=True)
 class Speculation:
@@ -117,7 +123,9 @@ def effective_block_size(loader: str, arguments: VllmArguments, override: Mappin
         return arguments.max_model_len
     if arguments.block_size is None:
         raise SpecError(
-            "a cache of blocks needs a block size", hint="give --block-size as vLLM gets it"
+            "a cache of blocks needs a block size",
+            hint="give --block-size as vLLM gets it",
+            options=_BLOCK_OPTIONS,
         )
     return arguments.block_size
 
@@ -290,13 +298,17 @@ def _check_blocks(
         if override["pa_num_blocks"] != asked:
             raise SpecError(
                 f"pa_num_blocks {override['pa_num_blocks']} needs --num-gpu-blocks-override of "
-                "the same number"
+                "the same number",
+                options=_BLOCK_OPTIONS,
             )
         kwargs["pa_num_blocks"] = override["pa_num_blocks"] + 1
     least = ceil(arguments.max_model_len / block_size) * arguments.max_num_seqs
     have = kwargs["pa_num_blocks"] if asked is None else asked
     if have < least:
-        raise SpecError(f"{least} blocks are needed for max_model_len, and there are {have}")
+        raise SpecError(
+            f"{least} blocks are needed for max_model_len, and there are {have}",
+            options=_BLOCK_OPTIONS,
+        )
 
 
 def _check_prefix_caching(arguments: VllmArguments, kwargs: Mapping[str, Any]) -> None:
@@ -307,13 +319,16 @@ def _check_prefix_caching(arguments: VllmArguments, kwargs: Mapping[str, Any]) -
             raise SpecError(
                 f"the loader refuses prefix caching without {name}",
                 hint=f'put "{name}": true into --override-neuron-config',
+                options=_BLOCK_OPTIONS,
             )
 
 
 def _check_chunks(kwargs: Mapping[str, Any]) -> None:
     for name in ("chunked_prefill_config", "is_block_kv_layout"):
         if not kwargs.get(name):
-            raise SpecError(f"the loader refuses chunked prefill without {name}")
+            raise SpecError(
+                f"the loader refuses chunked prefill without {name}", options=_BLOCK_OPTIONS
+            )
 
 
 _DTYPES = {
