@@ -90,8 +90,10 @@ def refusing(*kinds: type[NeuronArtifactsError]) -> Iterator[None]:
         refused = error.message
     if refused is not None:
         assert refused
-        assert refused.isprintable(), repr(refused[:200])
-        assert len(refused) < MAX_MESSAGE, refused[:200]
+        # Several wrong options are told in a line each.
+        for line in refused.split("\n"):
+            assert line.isprintable(), repr(line[:200])
+            assert len(line) < MAX_MESSAGE, line[:200]
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
