@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,7 +76,7 @@ def verify_command(
     """
     from neuron_artifacts.store import LocalStore
     from neuron_artifacts.store.gc import find_artifact
-    from neuron_artifacts.store.scrub import checkpoint_of, scrub
+    from neuron_artifacts.store.scrub import checkpoint_of
 
     if bool(artifacts) == every:
         raise UsageError("name artifacts, or give --all for every one of the store")
@@ -85,27 +86,34 @@ def verify_command(
     checkpoint = checkpoint_of(root.root)
     if restart:
         checkpoint.unlink(missing_ok=True)
+    jobs = jobs or len(os.sched_getaffinity(0))
+    judged, read, seconds = _verify(paths, jobs, checkpoint, judge, quiet=as_json)
+    bad = [found.result for found in judged if found.result.status != "ok"]
+    if as_json:
+        _output.print_json(_json(judged, read, seconds))
+    speed = read / 1e6 / max(seconds, 1e-9)
+    _output.talk(
+        f"{len(judged)} verified, {len(bad)} of them bad; read {read / 1e6:.0f} MB in "
+        f"{seconds:.1f} s ({speed:.0f} MB/s)"
+    )
+    return max((_exit_code(result) for result in bad), default=0)
+
+
+def _verify(
+    paths: Sequence[Path], jobs: int, checkpoint: Path, judge: _Judge, *, quiet: bool
+) -> tuple[list[_Judged], int, float]:
+    """Every verdict, shown as it comes; the bytes read and the seconds taken."""
+    from neuron_artifacts.store.scrub import scrub
+
     began = time.monotonic()
     judged = []
     with show_progress() as observe:
         rate = _Rate(observe)
-        for result in scrub(
-            paths, jobs=jobs or len(os.sched_getaffinity(0)), checkpoint=checkpoint,
-            on_bytes=rate.add,
-        ):  # fmt: skip
+        for result in scrub(paths, jobs=jobs, checkpoint=checkpoint, on_bytes=rate.add):
             judged.append(judge(result))
-            if not as_json:
+            if not quiet:
                 _print_result(judged[-1])
-    seconds = time.monotonic() - began
-    bad = [found.result for found in judged if found.result.status != "ok"]
-    if as_json:
-        _output.print_json(_json(judged, rate.done, seconds))
-    speed = rate.done / 1e6 / max(seconds, 1e-9)
-    _output.talk(
-        f"{len(judged)} verified, {len(bad)} of them bad; read {rate.done / 1e6:.0f} MB in "
-        f"{seconds:.1f} s ({speed:.0f} MB/s)"
-    )
-    return max((_exit_code(result) for result in bad), default=0)
+    return judged, rate.done, time.monotonic() - began
 
 
 def _asked(

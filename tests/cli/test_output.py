@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from neuron_artifacts._files import DigestCache
 from neuron_artifacts.cli import _output
 from neuron_artifacts.store import LocalStore
 from tests.artifact.artifacts import make_document, make_manifest
-from tests.cli.run import TOOL, run
+from tests.cli.run import run, run_on_terminal
 
 HOSTILE = "m\x1b[2J\x1b]0;pwned\x07\x9b1A\r\u202eegnahc\n  ok  /trusted"
 ACTING = ("\x1b", "\x07", "\x9b", "\r", "\u202e")
@@ -85,24 +83,11 @@ def test_a_hostile_artifact(store: Path, command: str, as_json: bool) -> None:
 
 
 def test_on_a_terminal(store: Path) -> None:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*TOOL, "list"], cwd=store.parents[1], stdout=theirs, stderr=theirs, stdin=theirs,
-        env={**os.environ, "TERM": "xterm"},
-    )  # fmt: skip
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 65536):
-            shown += piece
-    except OSError:  # Linux says EIO when the other side is closed
-        pass
-    finally:
-        os.close(ours)
-    assert process.wait(60) == 0
-    assert b"m\\x1b[2J" in shown
-    assert b"\x1b[2J" not in shown
-    assert b"\x9b" not in shown
+    code, shown = run_on_terminal(store.parents[1], "list")
+    assert code == 0
+    assert "m\\x1b[2J" in shown
+    assert "\x1b[2J" not in shown
+    assert "\x9b" not in shown
 
 
 def test_a_directory_with_a_name_that_is_no_text(tmp_path: Path) -> None:

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.run import TOOL
+from tests.cli.run import run_on_terminal
 from tests.models import SMALL, copy_model
 
 FLAGS = [str(t) for name, value in SMALL.items() for t in (f"--{name.replace('_', '-')}", value)]
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*3\d")
-
-
-def run_on_terminal(place: Path, *arguments: str, **environ: str) -> tuple[int, str]:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*TOOL, *arguments], cwd=place, stdin=theirs, stdout=theirs, stderr=theirs,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", **environ},
-    )  # fmt: skip
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 65536):
-            shown += piece
-    except OSError:  # Linux says EIO when the other side is closed
-        pass
-    finally:
-        os.close(ours)
-    return process.wait(timeout=60), shown.decode()
 
 
 @pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}])

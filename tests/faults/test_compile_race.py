@@ -85,15 +85,3 @@ def test_broken_locks_cost_double_work_and_nothing_else(place: Path) -> None:
     assert verify_artifact(store.directories()[0], "full").status == "ok"
     assert not list((store.root / ".staging").glob("*"))
     assert not (store.root / ".set-aside").exists()
-
-
-def _compilers_of(place: Path) -> list[str]:
-    """Compilers still running below ``place``: a killed builder takes its own along."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cwd"):
-        try:
-            if str(entry.readlink()).startswith(str(place)):
-                found.append(entry.parent.name)
-        except OSError:
-            continue
-    return [pid for pid in found if pid != str(os.getpid())]

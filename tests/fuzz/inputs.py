@@ -82,7 +82,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 @contextlib.contextmanager
 def refusing(*kinds: type[NeuronArtifactsError]) -> Iterator[None]:
-    """Whatever happens inside, it passes or is refused by one of ``kinds``, in a line to print."""
+    """Whatever happens inside, it passes or is refused by one of ``kinds``, in words to print."""
     refused = None
     try:
         yield
@@ -90,8 +90,10 @@ def refusing(*kinds: type[NeuronArtifactsError]) -> Iterator[None]:
         refused = error.message
     if refused is not None:
         assert refused
-        # Several wrong options are told in a line each.
-        for line in refused.split("\n"):
+        first, *more = lines = refused.split("\n")
+        # Several wrong options are told in a line each; nothing else takes more than one.
+        assert not more or first == f"{len(more)} options are wrong:", repr(refused[:200])
+        for line in lines:
             assert line.isprintable(), repr(line[:200])
             assert len(line) < MAX_MESSAGE, line[:200]
 

@@ -106,6 +106,7 @@ def radosgw(folder: Path, *, memory: int = 2 << 30) -> Iterator[str]:
 
 def _make_bucket(endpoint: str) -> None:
     import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
 
     client = boto3.client(
         "s3", endpoint_url=endpoint, region_name=AWS["AWS_REGION"],
@@ -116,7 +117,7 @@ def _make_bucket(endpoint: str) -> None:
         try:
             client.create_bucket(Bucket=BUCKET)
             return
-        except Exception:
+        except (BotoCoreError, ClientError):
             if not left:
                 raise
             time.sleep(1)
