@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -89,6 +90,19 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_all(file: io.FileIO, data: bytes) -> None:
+    """Write every byte to an unbuffered file: on a disk that fills up, one call writes a part.
+
+    Raises
+    ------
+    OSError
+        There is no space for the rest.
+    """
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
 
 
 def sync_directory(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import threading
@@ -22,6 +23,7 @@ from neuron_artifacts._files import (
     load_yaml,
     read_regular,
     shorten,
+    write_all,
     write_atomically,
 )
 
@@ -321,3 +323,16 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         write_atomically(blocked, b"three")
     assert {entry.name for entry in tmp_path.iterdir()} == {"file", "folder"}
+
+
+class _Narrow(io.FileIO):
+    """Takes three bytes a call, as a disk that fills up or a signal makes it."""
+
+    def write(self, data: Any, /) -> int:
+        return super().write(memoryview(data)[:3])
+
+
+def test_every_byte_is_written(tmp_path: Path) -> None:
+    with _Narrow(str(tmp_path / "file"), "wb") as file:
+        write_all(file, b"ten bytes!")
+    assert (tmp_path / "file").read_bytes() == b"ten bytes!"

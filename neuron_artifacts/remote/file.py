@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuron_artifacts._files import CHUNK, sync_directory
+from neuron_artifacts._files import CHUNK, sync_directory, write_all
 from neuron_artifacts.errors import MissError, RemoteError
 from neuron_artifacts.remote.objects import Listed
 from neuron_artifacts.store.owner import Owner, is_abandoned
@@ -86,7 +86,7 @@ class FileObjects:
         try:
             with temporary.open("xb", buffering=0) as file:
                 for chunk in chunks:
-                    file.write(chunk)
+                    write_all(file, chunk)
                 os.fsync(file.fileno())
             yield temporary
         finally:

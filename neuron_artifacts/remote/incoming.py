@@ -17,7 +17,7 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-from neuron_artifacts._files import CHUNK, DigestCache
+from neuron_artifacts._files import CHUNK, DigestCache, write_all
 from neuron_artifacts.errors import CorruptError, RemoteError
 from neuron_artifacts.remote.moving import persistently
 from neuron_artifacts.remote.port import OnBytes
@@ -165,7 +165,7 @@ class _Arriving:
         for chunk in read(self._have):
             if self._have + len(chunk) > self._size:
                 raise CorruptError(f"{self._where} sends more than {self._size} bytes of a file")
-            file.write(chunk)
+            write_all(file, chunk)
             self._take(chunk)
         if self._have < self._size:
             raise RemoteError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,46 @@ def test_a_full_disk(command: str, disk: Disk, built: Path, record: Record) -> N
     assert [verify_artifact(p, "full").status for p in LocalStore(disk.path).directories()] == [
         "ok"
     ]
+
+
+@pytest.mark.parametrize("verb", ["pull", "push"])
+def test_a_disk_that_fills_within_a_file(
+    verb: str, built: Path, tmp_path: Path, record: Record
+) -> None:
+    """The system writes what fits and says how much that was; only the next call fails."""
+    (artifact,) = LocalStore(built).directories()
+    remote = (built if verb == "pull" else tmp_path) / "remote"
+    words = {
+        "pull": ["pull", artifact.name, "--from", remote.as_uri(), "--store", str(tmp_path)],
+        "push": ["push", str(artifact), "--to", remote.as_uri()],
+    }[verb]
+    for limit in (artifact.joinpath("artifact.json").stat().st_size // 2, 20_001, 100_001):
+        done = _run_with_small_files(limit, *words)
+        assert done.returncode == 1, done.stderr
+        assert "File too large" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert LocalStore(tmp_path).directories() == []
+        assert not list(tmp_path.glob("remote/manifests/*"))
+        record(f"{verb} to a disk that fills within a file", "a clear error, nothing visible")
+    assert run(*words).code == 0
+    if verb == "push":
+        back = ["pull", artifact.name, "--from", remote.as_uri(), "--store", tmp_path]
+        assert run(*back).code == 0
+    (pulled,) = LocalStore(tmp_path).directories()
+    assert verify_artifact(pulled, "full").status == "ok"
+
+
+def _run_with_small_files(limit: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the tool where no file may be larger than ``limit`` bytes: writing stops in its midst."""
+    code = (
+        "import resource, runpy, sys; "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY)); "
+        "runpy.run_module('neuron_artifacts', run_name='__main__')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
 
 
 def test_a_read_only_disk(disk: Disk, built: Path, record: Record) -> None:
