@@ -56,8 +56,14 @@ def publish_staged(
     IncompatibleError
         Those bytes are not what this release would write.
     StoreError
-        Something that is no artifact lies there, or keeps coming back.
+        A file is not on the disk as it arrived; or something that is no artifact lies there, or
+        keeps coming back.
     """
+    if differing := sorted(f.path for f in set(manifest.files) - set(staging.files)):
+        raise StoreError(
+            f"{staging.path / differing[0]} was not written as it arrived",
+            hint="run the command again; if that does not help, check the disk",
+        )
     if manifest.dump() != listed:
         raise IncompatibleError(
             f"{manifest.key} has its manifest in a spelling of another release",
