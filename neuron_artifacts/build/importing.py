@@ -27,7 +27,7 @@ def import_trusted(source: Path, store: LocalStore, *, observe: Observer = ignor
     def approve(directory: Path) -> None:
         place = store.path(read_manifest(directory).key)
         try:
-            require_trust(directory, policy.required(str(place)))
+            require_trust(directory, policy.required_at(place))
         except UntrustedError as error:
             said = error.message.replace(str(directory), str(source))
             raise UntrustedError(said, hint=error.hint) from None

@@ -89,7 +89,7 @@ def look_up(
 
 def _is_trusted(directory: Path, policy: Policy) -> bool:
     try:
-        require_trust(directory, policy.required(str(directory)))
+        require_trust(directory, policy.required_at(directory))
     except (UntrustedError, CorruptError):
         return False
     return True

@@ -46,9 +46,7 @@ def pull_trusted(
         As :func:`~neuron_artifacts.remote.pull_artifact`.
     """
     destination = destination or store.path(key)
-    required = load_policy().required(
-        share.name, *share.names, share.remote.url, str(destination.absolute())
-    )
+    required = load_policy().required_at(destination, share.name, *share.names, share.remote.url)
 
     def approve(directory: Path) -> None:
         try:

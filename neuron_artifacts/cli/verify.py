@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 from neuron_artifacts.cli._progress import show_progress
-from neuron_artifacts.cli.gc import Store
 from neuron_artifacts.errors import ExitCode, UsageError
 from neuron_artifacts.events import BytesMoved, Observer
 
@@ -148,7 +147,7 @@ class _Judge:
 
         if result.status != "ok":
             return _Judged(result)
-        required = (self._asked, self._policy.required(str(result.path.absolute())))
+        required = (self._asked, self._policy.required_at(result.path))
         found = judge_artifact(result.path, required)
         if found.status != "ok":
             return _Judged(replace(result, status=found.status, problems=found.problems))

@@ -130,7 +130,7 @@ def verify_trusted(directory: Path, depth: Depth = "full", observe: Observer = i
     UntrustedError
         The policy asks for a signature that is not there.
     """
-    required = load_policy().required(str(directory.absolute()))
+    required = load_policy().required_at(directory)
     if required and depth != "full":
         observe(Note("the policy asks for a signature, so every byte is checked"))
         depth = "full"

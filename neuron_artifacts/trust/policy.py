@@ -57,6 +57,15 @@ class Policy:
                 return rule.vouchers
         return ()
 
+    def required_at(self, directory: Path, *names: str) -> tuple[Voucher, ...]:
+        """The same of an artifact at ``directory``, which may come from stores of other names.
+
+        No link leads around a rule: what the place itself needs counts, and if that is nothing,
+        what the place needs by the name it was given.
+        """
+        named = os.path.normpath(directory.absolute())
+        return self.required(*names, os.path.realpath(directory)) or self.required(*names, named)
+
 
 def load_policy(environ: Mapping[str, str] | None = None) -> Policy:
     """The policy of this user, or an empty one.

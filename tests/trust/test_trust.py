@@ -178,6 +178,32 @@ def test_the_first_rule_that_matches_decides(keys: Keys, tmp_path: Path) -> None
     assert [key.name for key in policy.required("prod", "/scratch/x")] == []
 
 
+@pytest.mark.parametrize(
+    ("place", "asked"),
+    [
+        ("srv/shared/a", True),
+        ("scratch/link/a", True),  # a link into what is guarded
+        ("scratch/../srv/shared/a", True),
+        ("srv/alias/a", True),  # guarded by a name that is a link to elsewhere
+        ("elsewhere/a", False),
+        ("scratch/a", False),
+    ],
+)
+def test_no_link_leads_around_a_rule(place: str, asked: bool, tmp_path: Path, keys: Keys) -> None:
+    keys("release")
+    for folder in ("srv/shared", "scratch", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "scratch" / "link").symlink_to(tmp_path / "srv" / "shared")
+    (tmp_path / "srv" / "alias").symlink_to(tmp_path / "elsewhere")
+    environ = write_policy(
+        tmp_path,
+        "keys: {release: release.pub}\n"
+        f"rules: [{{stores: ['{tmp_path}/scratch/*'], require: []}},\n"
+        f"        {{stores: ['{tmp_path}/srv/*'], require: [release]}}]\n",
+    )
+    assert bool(load_policy(environ).required_at(tmp_path / place)) is asked
+
+
 def test_without_a_policy_nothing_is_required(tmp_path: Path) -> None:
     assert load_policy({"XDG_CONFIG_HOME": str(tmp_path)}).required("x") == ()
 
