@@ -73,7 +73,8 @@ def read_regular(path: Path, limit: int) -> bytes:
         with path.open("rb") as file:
             data = file.read(limit + 1)  # files of /proc state a size of 0
     if max(len(data), status.st_size) > limit:
-        raise ValueError(f"larger than {limit >> 20} MiB")
+        most = f"{limit >> 20} MiB" if limit >> 20 else f"{limit >> 10} KiB"
+        raise ValueError(f"larger than {most}")
     return data
 
 
@@ -287,7 +288,9 @@ def load_yaml(data: bytes) -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             mapping = super().construct_mapping(node, deep)
             if len(mapping) != len(node.value):
-                raise ValueError("a name appears twice")
+                names = [shorten(child.value) for child, _ in node.value]
+                twice = (name for at, name in enumerate(names) if name in names[:at])
+                raise ValueError(f"{next(twice, 'a name')} appears twice")
             return mapping
 
     try:
@@ -295,6 +298,9 @@ def load_yaml(data: bytes) -> Any:
         json.dumps(value, default=str, ensure_ascii=False).encode()  # only what JSON can hold
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{error.problem or error.context}{line}") from None
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError,
             ArithmeticError) as error:  # fmt: skip
         # Constructors of explicit tags, as in `!!bool x`, fail in any of these ways.

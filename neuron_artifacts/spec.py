@@ -157,13 +157,20 @@ def _lay_over(
             if seen.setdefault(name, spelled) != spelled:
                 both = f"{shorten(seen[name])} and {shorten(spelled)}"
                 raise SpecError(f"{both} are the same option", hint="give one")
-            values[name] = _FIELDS[name][0](spelled, raw)
+            values[name] = _FIELDS[name][0](_label(spelled, name, origin), raw)
         except SpecError as error:
             yield error
             continue
         origins[name] = f"{origin} {ENVIRONMENT_PREFIX}{name.upper()}" if (
             origin == "environment"
         ) else origin  # fmt: skip
+
+
+def _label(spelled: str, name: str, origin: str) -> str:
+    """How a message calls an option: by where whoever has to change it finds it."""
+    if origin == "environment":
+        return ENVIRONMENT_PREFIX + name.upper()
+    return f"{spelled} of {origin}" if origin.startswith("file ") else spelled
 
 
 def _apply_override(values: dict[str, Any], origins: dict[str, str]) -> dict[str, Any]:
@@ -265,7 +272,7 @@ def _counts(name: str, value: Any) -> tuple[int, ...]:
         value = [value]
     if not isinstance(value, (list, tuple)):
         raise SpecError(f"{name} must be a list of lengths, e.g. 128,512, got {shorten(value)}")
-    return tuple(_count(name, item) for item in value)
+    return tuple(_count(f"each of {name}", item) for item in value)
 
 
 def _dtype(name: str, value: Any) -> str:

@@ -69,7 +69,10 @@ def test_bucket_lists_are_read_in_every_spelling(text: Any) -> None:
         ({"model": "m", "batch_size": 1.5}, "batch_size must be a whole number"),
         ({"model": "m", "batch_size": True}, "batch_size must be a whole number"),
         ({"model": "m", "seq_len": "99999999999999999999"}, "seq_len must be between"),
-        ({"model": "m", "context_encoding_buckets": "64,x"}, "must be a whole number, got 'x'"),
+        (
+            {"model": "m", "context_encoding_buckets": "64,x"},
+            "each of context_encoding_buckets must be a whole number, got 'x'",
+        ),
         ({"model": "m", "context_encoding_buckets": {"a": 1}}, "must be a list of lengths"),
         ({"model": "m", "torch_dtype": "int4"}, "torch_dtype 'int4' is not known"),
         ({"model": "m", "override_neuron_config": "{"}, "override_neuron_config is no JSON object"),
@@ -94,7 +97,8 @@ def test_bad_values_are_named(flags: dict[str, Any], message: str) -> None:
         ("- a\n- b", "must hold a mapping"),
         ("a: [", "is not valid YAML"),
         ("batch_size: 1\nmax_num_seqs: 2", "are the same option"),
-        ("batch_size: .nan", "batch_size must be a whole number"),
+        ("a: 1\nb: [1", r"c\.yaml is not valid YAML: expected .* in line 2"),
+        ("batch_size: .nan", r"batch_size of file .*c\.yaml must be a whole number"),
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
 )
@@ -103,6 +107,11 @@ def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises(SpecError, match=message):
         resolve_spec({"model": "m"}, environ={}, config_file=file)
+
+
+def test_a_bad_value_of_the_environment_is_called_by_its_variable() -> None:
+    with pytest.raises(SpecError, match="NEURON_ARTIFACTS_BATCH_SIZE must be a whole number"):
+        resolve_spec({"model": "m"}, environ={"NEURON_ARTIFACTS_BATCH_SIZE": "x"})
 
 
 def test_a_typo_gets_a_suggestion(tmp_path: Path) -> None:
@@ -128,7 +137,7 @@ def test_every_wrong_option_is_told_at_once(tmp_path: Path) -> None:
     first, *rest = str(caught.value).splitlines()
     assert first == "4 options are wrong:"
     assert [line.split()[0] for line in rest] == [
-        "batch_size", "unknown", "torch_dtype", "tp_degree",
+        "batch_size", "unknown", "NEURON_ARTIFACTS_TORCH_DTYPE", "tp_degree",
     ]  # fmt: skip
     assert "(did you mean 'seq_len'?)" in rest[1]
 

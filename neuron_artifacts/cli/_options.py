@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neuron_artifacts.spec import CompileSpec, resolve_spec
+from neuron_artifacts.spec import ENVIRONMENT_PREFIX, CompileSpec, resolve_spec
 
 MODEL = "Model"
 CONFIG = "Neuron configuration"
@@ -19,6 +19,13 @@ NEURON = "Neuron backends"
 PLACE = "Where"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print data as JSON on standard output.")]
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store", metavar="DIR", envvar=f"{ENVIRONMENT_PREFIX}STORE",
+        help="The store: artifacts lie in DIR/neuron-compiled-artifacts/<key>.",
+    ),
+]  # fmt: skip
 
 
 def _option(panel: str, *names: str, metavar: str, text: str) -> Any:
@@ -45,7 +52,8 @@ SPEC_OPTIONS: dict[str, Any] = {
         "aarch64, and for Neuron inf2, trn1, trn1n, trn2, trn3. (default: native)",
     ),
     "tp_degree": _option(
-        CONFIG, "--tp-degree", "--tensor-parallel-size", metavar="N", text="Tensor-parallel ranks."
+        CONFIG, "--tp-degree", "--tensor-parallel-size", metavar="N",
+        text="Tensor-parallel ranks. (default: 1)",
     ),
     "batch_size": _option(
         CONFIG, "--batch-size", "--max-num-seqs", metavar="N",
@@ -68,7 +76,7 @@ SPEC_OPTIONS: dict[str, Any] = {
     ),
     "torch_dtype": _option(
         CONFIG, "--torch-dtype", "--dtype", metavar="NAME",
-        text="What to compute in: auto, float32, bfloat16. (default: auto)",
+        text="What to compute in: auto, float32, bfloat16, or for Neuron float16. (default: auto)",
     ),
     "override_neuron_config": _option(
         CONFIG, "--override-neuron-config", metavar="JSON",

@@ -166,4 +166,4 @@ def origins_json(spec: CompileSpec) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return "(the backend decides)" if value is None else value
+    return "(not set)" if value is None else value

@@ -34,7 +34,9 @@ class Verify(str, Enum):
 Artifacts = Annotated[
     Path | None,
     typer.Option(
-        "--artifacts", metavar="DIR", help="The artifact. (default: $NEURON_COMPILED_ARTIFACTS)"
+        "--artifacts",
+        metavar="DIR",
+        help="An artifact directory, or its key. (default: $NEURON_COMPILED_ARTIFACTS)",
     ),
 ]
 Threads = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neuron_artifacts.cli import _output, _render
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 
 
 def adopt_command(
@@ -29,9 +29,7 @@ def adopt_command(
         str | None,
         typer.Option("--target", metavar="NAME", help="What it was compiled for, if it is known."),
     ] = None,
-    store: Annotated[
-        str, typer.Option("--store", metavar="DIR", envvar="NEURON_ARTIFACTS_STORE")
-    ] = ".",
+    store: Store = ".",
     as_json: AsJson = False,
 ) -> int:
     """Bring a directory that vLLM compiled with NxD Inference into the store.

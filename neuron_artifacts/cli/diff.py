@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from neuron_artifacts.cli import _output, _render
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 from neuron_artifacts.errors import MissError, UsageError
 from neuron_artifacts.key import Difference, diff_documents
 
@@ -36,7 +36,7 @@ def diff_command(
     model: Annotated[
         str | None, typer.Option("--model", help="The model, where a YAML file names none.")
     ] = None,
-    store: Annotated[str, typer.Option("--store", help="Where keys are looked up.")] = ".",
+    store: Store = ".",
     as_json: AsJson = False,
 ) -> int:
     """Say field by field why two keys differ, and what each costs: recompile, relink, nothing."""

@@ -6,13 +6,10 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from neuron_artifacts.cli import _output
 from neuron_artifacts.cli._diagnosis import Diagnosis
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 from neuron_artifacts.errors import NeuronArtifactsError
 from neuron_artifacts.spec import ENVIRONMENT_PREFIX, OPTION_NAMES
 
@@ -44,9 +41,7 @@ SECRET = ("TOKEN", "KEY")
 
 def doctor_command(
     *,
-    store: Annotated[
-        str, typer.Option("--store", metavar="DIR", envvar="NEURON_ARTIFACTS_STORE")
-    ] = ".",
+    store: Store = ".",
     as_json: AsJson = False,
 ) -> int:
     """Check compilers, devices, hub, disk and environment; exits with 1 on a problem."""

@@ -8,10 +8,8 @@ from typing import Annotated
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 from neuron_artifacts.cli._progress import show_progress
-
-Store = Annotated[str, typer.Option("--store", metavar="DIR", envvar="NEURON_ARTIFACTS_STORE")]
 
 
 def export_command(

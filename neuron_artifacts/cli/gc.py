@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 from neuron_artifacts.errors import UsageError
 
 if TYPE_CHECKING:
     from neuron_artifacts.store.gc import CollectionPlan, Removal
 
-Store = Annotated[
-    str,
-    typer.Option(
-        "--store", metavar="DIR", envvar="NEURON_ARTIFACTS_STORE", help="The store. (default: .)"
-    ),
-]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 

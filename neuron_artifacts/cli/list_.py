@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from neuron_artifacts.cli import _output, _render
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 
 
 def list_command(
     *,
-    store: Annotated[
-        str, typer.Option("--store", metavar="DIR", envvar="NEURON_ARTIFACTS_STORE")
-    ] = ".",
+    store: Store = ".",
     as_json: AsJson = False,
 ) -> int:
     """List the artifacts of a store, newest first; broken ones are named as such."""

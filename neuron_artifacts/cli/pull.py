@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 from neuron_artifacts.cli._progress import show_progress
 
 
@@ -19,9 +19,7 @@ def pull_command(
         str | None,
         typer.Option("--from", metavar="NAME", help="Name or URL. (default: the only one)"),
     ] = None,
-    store: Annotated[
-        str, typer.Option("--store", metavar="DIR", envvar="NEURON_ARTIFACTS_STORE")
-    ] = ".",
+    store: Store = ".",
     as_json: AsJson = False,
 ) -> int:
     """Bring artifacts here; what other artifacts of the store have is linked, not fetched.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 from neuron_artifacts.cli._progress import show_progress
 
 
@@ -30,9 +30,7 @@ def push_command(
             help="copy, or by-reference: leave weights where the hub has them.",
         ),
     ] = "copy",
-    store: Annotated[
-        str, typer.Option("--store", metavar="DIR", envvar="NEURON_ARTIFACTS_STORE")
-    ] = ".",
+    store: Store = ".",
     as_json: AsJson = False,
 ) -> int:
     """Put artifacts into a remote store; only files that are missing there travel."""

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._options import AsJson
+from neuron_artifacts.cli._options import AsJson, Store
 from neuron_artifacts.cli._progress import show_progress
-from neuron_artifacts.cli.gc import Store
 from neuron_artifacts.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from neuron_artifacts.cli import _output
-from neuron_artifacts.cli._options import AsJson
-from neuron_artifacts.cli.gc import Store
+from neuron_artifacts.cli._options import AsJson, Store
 from neuron_artifacts.errors import UsageError
 
 

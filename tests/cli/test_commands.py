@@ -187,6 +187,8 @@ def test_diff_says_field_by_field_what_it_costs(place: Path) -> None:
     assert (row["left"], row["right"]) == (1, 2)
     by_key = run("diff", first.name[:12], second.name, "--json", cwd=place).data
     assert by_key == result
+    elsewhere = {"NEURON_ARTIFACTS_STORE": str(place)}
+    assert run("diff", first.name[:12], second.name, "--json", **elsewhere).data == result
     assert "must be compiled" in run("diff", first, second).out
     assert run("diff", first, first, "--json").data["cost"] == "nothing"
 

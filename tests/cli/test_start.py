@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import typer
 
-from neuron_artifacts.cli._app import COMMANDS, GROUP_HELP, _load
+from neuron_artifacts.cli._app import COMMANDS, GROUP_HELP, _load, build_app
 from tests.cli.run import run
 
 PROBE = """
@@ -41,6 +43,23 @@ def test_the_help_names_every_command() -> None:
     shown = run("--help").out
     assert all(f" {name} " in shown for name in COMMANDS)
     assert "Did you mean 'compile'" in run("compil").err
+
+
+def explained(command: Any, called: str = "") -> dict[str, bool]:
+    """Whether the help of each command, and of its every option, says anything."""
+    found = {called: bool(command.help)}
+    for param in command.params:
+        if param.param_type_name == "option":
+            found[f"{called} {param.opts[0]}"] = bool(param.help)
+    for name, child in getattr(command, "commands", {}).items():
+        found |= explained(child, f"{called} {name}")
+    return found
+
+
+def test_every_option_is_explained() -> None:
+    found = explained(typer.main.get_command(build_app()))
+    assert " remote gc --grace" in found
+    assert [name for name, is_said in found.items() if not is_said] == []
 
 
 @pytest.mark.parametrize(

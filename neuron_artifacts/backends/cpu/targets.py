@@ -99,10 +99,10 @@ def resolve_target(name: str, read: CpuReader | None = None) -> Target:
     """
     if name != "native":
         if name not in _TARGETS:
-            raise SpecError(
-                f"target {name!r} is unknown",
-                hint=f"choose native, {', '.join(TARGET_NAMES)}",
-            )
+            hint = f"choose native, {', '.join(TARGET_NAMES)}"
+            if name.startswith(("inf", "trn")):
+                hint = f"for a Neuron device add --backend nxdi; for the cpu backend {hint}"
+            raise SpecError(f"target {name!r} is unknown to the cpu backend", hint=hint)
         return _TARGETS[name]
     for target in reversed(_TARGETS.values()):
         if not missing_features(target, read):

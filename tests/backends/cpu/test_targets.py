@@ -73,6 +73,12 @@ def test_an_unknown_target_lists_the_known_ones() -> None:
     assert all(name in (caught.value.hint or "") for name in TARGET_NAMES)
 
 
+def test_a_neuron_device_as_target_leads_to_a_neuron_backend() -> None:
+    with pytest.raises(SpecError, match="'trn2' is unknown to the cpu backend") as caught:
+        resolve_target("trn2")
+    assert "--backend nxdi" in (caught.value.hint or "")
+
+
 def test_targets_that_need_more_come_later() -> None:
     """``native`` takes the last that fits."""
     required = [resolve_target(n).required for n in TARGET_NAMES if n.startswith("x86")]
