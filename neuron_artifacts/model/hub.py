@@ -290,7 +290,8 @@ class _Model:
         lacking = self.cache.lacking(self.client.revision)
         if lacking:
             raise HubError(
-                f"{explained}; the local cache has no {lacking} of {self.repo_id}",
+                f"{explained}; the local cache has no {lacking} of {self.repo_id}, "
+                "and there is no folder of that name",
                 hint=explained.hint,
             ) from error
 

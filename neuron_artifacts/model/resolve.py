@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neuron_artifacts.errors import ModelNotFoundError, UsageError
-from neuron_artifacts.model.snapshot import ModelSnapshot, read_folder
+from neuron_artifacts.model.snapshot import ModelSnapshot, lookalike, read_folder
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -35,7 +35,12 @@ def resolve_model(
         if revision:
             raise UsageError(f"--revision applies to a hub id, and {model} is a folder")
         return read_folder(path)
-    if exists or not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
+    if exists:
+        raise ModelNotFoundError(
+            f"{model} is a file, and a model is a folder",
+            hint=lookalike(path.name) or f"name the folder that has its config.json: {path.parent}",
+        )
+    if not _HUB_ID.fullmatch(model) or model.startswith((".", "~")):
         raise ModelNotFoundError(
             f"{model} is neither a folder nor a hub id",
             hint="name a model folder or a hub id, e.g. org/name",

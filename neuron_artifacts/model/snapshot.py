@@ -37,6 +37,16 @@ MAX_JSON_BYTES = 64 << 20
 """A model's JSON file larger than this is refused unread (large tokenizers take about 20 MB)."""
 
 
+_LOOKALIKES = {
+    "artifact.json": "it is an artifact: serve it, or name the model it was compiled from",
+    "adapter_config.json": "a LoRA adapter is no model: merge it into its base model "
+    "(peft's merge_and_unload), or compile the base model",
+    ".gguf": "GGUF is not read: name the safetensors model it was made from",
+    "model_index.json": "a diffusion pipeline is no language model",
+}
+"""What people take for a model, by a file's name or how it ends, and what to name instead."""
+
+
 @dataclass(frozen=True)
 class ModelFile:
     """One file of a model; ``path`` is ``None`` while it is only known to exist on the hub."""
@@ -94,6 +104,14 @@ class ModelSnapshot:
         return self._hashed[file.name]
 
 
+def lookalike(*names: str) -> str | None:
+    """What to do about files of these names, where they are something else than a model."""
+    return next(
+        (said for end, said in _LOOKALIKES.items() if any(name.endswith(end) for name in names)),
+        None,
+    )
+
+
 def is_asset(name: str) -> bool:
     """Whether a file of a model belongs into an artifact beside graphs and weights."""
     if name in ASSET_NAMES:
@@ -146,7 +164,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ModelFormatError(
             f"{path.parent} has no {path.name}",
-            hint="name a folder in Hugging Face layout: config.json beside model*.safetensors",
+            hint=lookalike(*_names(path.parent))
+            or "name a folder in Hugging Face layout: config.json beside model*.safetensors",
         ) from None
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
@@ -191,7 +210,7 @@ def pick_weights(names: Collection[str], where: str) -> str:
         )
     raise ModelFormatError(
         f"{where} has no weights: neither {SINGLE_NAME} nor {INDEX_NAME}",
-        hint="download the model whole, or export it with save_pretrained",
+        hint=lookalike(*names) or "download the model whole, or export it with save_pretrained",
     )
 
 
@@ -231,16 +250,19 @@ def weight_names(root: Path) -> tuple[tuple[str, ...], dict[str, Any] | None]:
     ModelFormatError
         There are none, or the index is malformed.
     """
-    try:
-        names = {path.name for path in root.iterdir() if path.is_file()}
-    except OSError as error:
-        raise ModelFormatError(f"{root} cannot be read: {error.strerror}") from error
-    name = pick_weights(names, str(root))
+    name = pick_weights(_names(root), str(root))
     if name == SINGLE_NAME:
         return (SINGLE_NAME,), None
     _refuse_stray_link(root, name)
     index = read_json(root / name)
     return shard_names(index, str(root / name)), index
+
+
+def _names(root: Path) -> set[str]:
+    try:
+        return {path.name for path in root.iterdir() if path.is_file()}
+    except OSError as error:
+        raise ModelFormatError(f"{root} cannot be read: {error.strerror}") from error
 
 
 def _refuse_stray_link(root: Path, name: str) -> None:

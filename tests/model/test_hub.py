@@ -287,6 +287,7 @@ def test_a_partial_copy_does_not_answer(
     with pytest.raises(HubError, match=f"the local cache has no {lost} of org/name") as caught:
         download_repository(REPO, endpoint=hub.url, cache_dir=cache)
     assert "HF_HUB_OFFLINE" in str(caught.value)
+    assert "no folder of that name" in str(caught.value)
 
 
 def test_a_copy_that_another_tool_fetched_needs_a_tokenizer(

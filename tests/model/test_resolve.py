@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from neuron_artifacts.errors import HubError, ModelNotFoundError, UsageError
+from neuron_artifacts.errors import HubError, ModelFormatError, ModelNotFoundError, UsageError
 from neuron_artifacts.model import resolve_model
 from tests.model.checkpoints import lay, single
 
@@ -43,9 +43,37 @@ def test_neither_folder_nor_hub_id(model: str) -> None:
 
 
 def test_a_file_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelNotFoundError, match="is a file") as caught:
+        resolve_model(str(tmp_path / "model.safetensors"))
+    assert str(tmp_path) in (caught.value.hint or "")
+
+
+def test_a_gguf_file_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelNotFoundError, match="neither a folder nor"):
+    with pytest.raises(ModelNotFoundError) as caught:
         resolve_model(str(tmp_path / "model.gguf"))
+    assert "GGUF" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (("adapter_config.json", "adapter_model.safetensors"), "merge_and_unload"),
+        (("adapter_config.json", "config.json"), "merge_and_unload"),
+        (("llama-Q4_K_M.gguf",), "GGUF"),
+        (("artifact.json", "config.json"), "the model it was compiled from"),
+        (("model_index.json",), "diffusion"),
+        (("config.json",), "save_pretrained"),
+        ((), "config.json beside"),
+    ],
+)
+def test_what_people_take_for_a_model(tmp_path: Path, names: tuple[str, ...], advice: str) -> None:
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ModelFormatError) as caught:
+        resolve_model(str(tmp_path))
+    assert advice in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(
