@@ -99,6 +99,8 @@ def _prepare(message: Any, place: int, parts: bool) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise RequestError(f"{where} must be an object with a role", param="messages")
     plain = {key: _plain(value) for key, value in message.items() if value is not None}
+    if "tool_calls" in plain:  # as vLLM does: clients send null here, and templates add to it
+        plain.setdefault("content", "")
     content = plain.get("content", "")
     if isinstance(content, list):
         texts = [_part_text(part, where) for part in content]
@@ -168,7 +170,7 @@ def _mark_final(chat: list[dict[str, Any]]) -> str:
         text: str = content[-1]["text"]
         content[-1]["text"] = text + _MARK
         return text
-    if not isinstance(content, str):
+    if not isinstance(content, str) or (not content and "tool_calls" in last):
         raise RequestError("the last message has no content to continue", param="messages")
     last["content"] = content + _MARK
     return content

@@ -104,7 +104,8 @@ def _within(name: str, value: float, low: float, high: float) -> None:
     except TypeError:
         inside = False
     if not inside:
-        raise RequestError(f"{name} must be between {low} and {high}, got {value!r}", param=name)
+        span = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise RequestError(f"{name} must be {span}, got {value!r}", param=name)
 
 
 def _read_bias(bias: dict[int, float]) -> dict[int, float]:

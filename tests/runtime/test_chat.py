@@ -102,6 +102,14 @@ def test_openai_arguments_are_objects_to_templates(name: str) -> None:
     assert render(name, case | {"messages": [ask, called, result]}) == GOLDEN[name]["tool call"]
 
 
+def test_a_call_without_text_has_empty_text() -> None:
+    called = message("assistant", tool_calls=[CALL])
+    for spelled in ({"content": None}, {}):
+        chat = prepare_messages([{k: v for k, v in called.items() if k != "content"} | spelled])
+        assert chat[0]["content"] == ""
+    assert "content" not in prepare_messages([{"role": "assistant"}])[0]
+
+
 def test_parts_are_joined_by_lines() -> None:
     parts = [{"type": "text", "text": "12"}, {"type": "text", "text": "30"}]
     assert prepare_messages([message("user", parts)])[0]["content"] == "12\n30"

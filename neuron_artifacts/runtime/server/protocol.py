@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from neuron_artifacts.errors import RequestError
+from neuron_artifacts.runtime.params import MAX_LOGPROBS
 
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 4096
@@ -217,6 +218,11 @@ class ChatRequest(Conversation, GenerationRequest):
     def _check_logprobs(self) -> ChatRequest:
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+        if not 0 <= (self.top_logprobs or 0) <= MAX_LOGPROBS:
+            raise RequestError(
+                f"top_logprobs must be between 0 and {MAX_LOGPROBS}, got {self.top_logprobs}",
+                param="top_logprobs",
+            )
         return self
 
 

@@ -109,6 +109,20 @@ def test_chat_fields(server: RunningServer, field: str, value: Any) -> None:
     assert check_error(response, 400)["param"] == field
 
 
+@pytest.mark.parametrize("value", [-1, 21])
+def test_top_logprobs_are_called_so(server: RunningServer, value: int) -> None:
+    body = {**CHAT, "logprobs": True, "top_logprobs": value}
+    error = check_error(httpx.post(server.url + "/v1/chat/completions", json=body), 400)
+    assert error["param"] == "top_logprobs"
+    assert error["message"].startswith("top_logprobs must be between 0 and 20")
+
+
+def test_what_has_no_end_is_told_by_its_beginning(server: RunningServer) -> None:
+    body = {**TEXT, "max_tokens": 0}
+    error = check_error(httpx.post(server.url + "/v1/completions", json=body), 400)
+    assert error["message"] == "max_tokens must be at least 1, got 0"
+
+
 @pytest.mark.parametrize(
     "extra",
     [
