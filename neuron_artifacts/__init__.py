@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from neuron_artifacts._lazy import importing
 from neuron_artifacts._version import __version__
 
 if TYPE_CHECKING:
@@ -45,11 +46,5 @@ _HOMES = {
     "SamplingParams": "runtime.params",
 }
 
-
-def __getattr__(name: str) -> Any:
-    # Loaded when first used: the command line starts without numpy, pydantic or the engine.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+# The command line starts without numpy, pydantic or the engine.
+__getattr__ = importing(__name__, _HOMES)

@@ -36,6 +36,17 @@ class TransportError(OSError):
     """A connection of our own that failed; its cause says how."""
 
 
+class MissingEntryError(OSError):
+    """A hub's answer that the repository is there, and the file or folder is not.
+
+    An answer like another to who looks for it: nothing of huggingface_hub is imported to give it.
+    """
+
+    def __init__(self, response: Any) -> None:
+        super().__init__(f"{response.status_code} for {response.url}")
+        self.response = response
+
+
 @dataclass(frozen=True)
 class Asked:
     """What was asked of which hub."""
@@ -118,7 +129,7 @@ def _explain_answer(
             f"{repo_id} has no revision {asked.revision}",
             hint=f"its branches, tags and commits are at {place}/{repo_id}",
         )
-    if _holds(chain, errors.EntryNotFoundError):
+    if _holds(chain, errors.EntryNotFoundError) or _holds(chain, MissingEntryError):
         return ModelFormatError(f"{repo_id} has no {name or 'such file'}")
     if status == 401:
         return HubError(f"{place} refuses the token it was given", hint=_login())

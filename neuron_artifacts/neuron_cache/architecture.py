@@ -13,7 +13,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 Config = Mapping[str, Any]
@@ -146,7 +146,7 @@ _DERIVED = frozenset({
 @functools.cache
 def class_defaults(model_type: str) -> Config:
     """Default arguments of transformers' configuration class (see ``defaults.json``)."""
-    text = resources.files(__package__).joinpath("defaults.json").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("defaults.json").read_text(encoding="utf-8")
     tables = json.loads(text)["defaults"]
     known = tables.get(model_type)
     if known is None:

@@ -16,7 +16,14 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
 
 from neuron_artifacts.errors import HubError, NeuronArtifactsError
-from neuron_artifacts.model.hub_errors import Asked, explain, failures, is_outage, retry_after
+from neuron_artifacts.model.hub_errors import (
+    Asked,
+    MissingEntryError,
+    explain,
+    failures,
+    is_outage,
+    retry_after,
+)
 from neuron_artifacts.neuron_cache.responses import Item, Responses, git_object_id
 from neuron_artifacts.neuron_cache.transport import choose_transport
 
@@ -70,12 +77,15 @@ class Hub:
     ) -> Any:
         """The response to a request, repeated where that may help; ``on_send`` hears of each.
 
-        A pause that the hub asks for holds back every request to it. Raises what huggingface_hub
-        raises, as listed by :func:`hub_errors.failures`.
+        A pause that the hub asks for holds back every request to it. Raises
+        :class:`hub_errors.MissingEntryError`, and otherwise what huggingface_hub raises, as listed
+        by :func:`hub_errors.failures`.
         """
         for pause in _PAUSES:
             try:
                 return self._send(url, method, on_send, options)
+            except MissingEntryError:
+                raise
             except failures() as error:
                 wait = retry_after(error, pause)
                 if wait is None or wait > _LONGEST_PAUSE:
@@ -179,9 +189,11 @@ class CacheRepository:
             try:
                 response = self._ask(str(url), params=params)
                 yield from map(_item, response.json())
-            except failures() as error:
-                if folder and is_missing_entry(error):
+            except MissingEntryError as error:
+                if folder:
                     return
+                raise self._explain(error) from error
+            except failures() as error:
                 raise self._explain(error, folder) from error
             url, params = self._next_page(str(url), response), None
             if url is None:
@@ -227,9 +239,9 @@ class CacheRepository:
         url = self.hub.url(self.repo_id, "resolve", commit, quote(item.path))
         try:
             return bytes(self._ask(url).content)
+        except MissingEntryError:
+            return b""
         except failures() as error:
-            if is_missing_entry(error):
-                return b""
             raise self._explain(error, item.path) from error
 
     def _ask(self, url: str, **options: Any) -> Any:
@@ -303,10 +315,3 @@ def _item(row: Any) -> Item:
     folder = row["type"] == "directory"
     size = row.get("size") or 0
     return Item(str(row["path"]), str(row.get("oid") or ""), int(size), folder)
-
-
-def is_missing_entry(error: BaseException) -> bool:
-    """Whether the repository is there, but not the file or folder."""
-    from huggingface_hub.errors import EntryNotFoundError
-
-    return isinstance(error, EntryNotFoundError)

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from neuron_artifacts._files import load_json_object, read_regular
 from neuron_artifacts.errors import HubError, ModelFormatError, ModelNotFoundError
-from neuron_artifacts.model.hub_errors import Asked, explain, failures
-from neuron_artifacts.neuron_cache.client import CacheRepository, Hub, in_parallel, is_missing_entry
+from neuron_artifacts.model.hub_errors import Asked, MissingEntryError, explain, failures
+from neuron_artifacts.neuron_cache.client import CacheRepository, Hub, in_parallel
 from neuron_artifacts.neuron_cache.preexported import NEURON_CONFIG_NAME, PreExported, recognise
 from neuron_artifacts.neuron_cache.responses import Responses
 
@@ -189,9 +189,9 @@ class _Repository:
         url = self._hub.url(self.name, "resolve", quote(self._revision, safe=""), quote(name))
         try:
             return self._hub.ask(url, method=method)
+        except MissingEntryError:
+            return None
         except failures() as error:
-            if is_missing_entry(error):
-                return None
             asked = Asked(self.name, self._revision, self._hub.endpoint)
             raise explain(error, asked, name=name) from error
 

@@ -21,13 +21,14 @@ from typing import Any, Protocol
 from urllib.parse import SplitResult, urlencode, urljoin, urlsplit
 
 from neuron_artifacts._version import __version__
-from neuron_artifacts.model.hub_errors import TransportError
+from neuron_artifacts.model.hub_errors import MissingEntryError, TransportError
 
 _AGENT = f"neuron-artifacts/{__version__}; python/{sys.version.split()[0]}"
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 5
 _GZIP = 16 + 15  # zlib's sign for gzip's frame, and the widest window
+_CODE = "X-Error-Code"
 _NEXT = re.compile(r'<([^>]+)>[^,]*;\s*rel="?next"?')
 
 MAX_ANSWER_BYTES = 64 << 20
@@ -89,6 +90,8 @@ class ClientTransport:
         response = utils.get_session().request(
             method, url, headers=headers, timeout=self._timeout, params=params, data=data
         )
+        if _says_missing(response):
+            raise MissingEntryError(response)
         utils.hf_raise_for_status(response)
         return response
 
@@ -112,6 +115,8 @@ class DirectTransport:
             if response.status_code not in _REDIRECTS or not place:
                 break
             url = urljoin(url, place)
+        if _says_missing(response):
+            raise MissingEntryError(response)
         if not 200 <= response.status_code < 300:
             raise _refusal(response)
         return response
@@ -235,18 +240,20 @@ def _unzip(data: bytes) -> bytes:
     return content
 
 
+def _says_missing(response: Any) -> bool:
+    return bool(response.status_code == 404 and response.headers.get(_CODE) == "EntryNotFound")
+
+
 def _refusal(response: Response) -> Exception:
     """What huggingface_hub's ``hf_raise_for_status`` raises for an answer."""
     from huggingface_hub import errors as typed
 
     errors: Any = typed  # its majors derive them differently
-    code = response.headers.get("X-Error-Code")
+    code = response.headers.get(_CODE)
     said = response.headers.get("X-Error-Message")
     hidden = response.status_code == 401 and said != "Invalid credentials in Authorization header"
-    missing = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
     kind = {
         "RevisionNotFound": errors.RevisionNotFoundError,
-        "EntryNotFound": missing,
         "GatedRepo": errors.GatedRepoError,
         "RepoNotFound": errors.RepositoryNotFoundError,
     }.get(code, errors.RepositoryNotFoundError if hidden else errors.HfHubHTTPError)

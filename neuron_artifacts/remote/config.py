@@ -37,17 +37,19 @@ def read_remotes(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     UsageError
         The file is malformed.
     """
-    import yaml
-
     path = config_path(environ)
     try:
-        content = yaml.safe_load(path.read_bytes()) or {}
-        remotes = content.get("remotes", {})
-        return {str(name): check_url(entry["url"]) for name, entry in remotes.items()}
+        data = path.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    import yaml
+
+    try:
+        content = yaml.safe_load(data) or {}
+        remotes = content.get("remotes", {})
+        return {str(name): check_url(entry["url"]) for name, entry in remotes.items()}
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is no list of remote stores",

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neuron_artifacts.artifact import Manifest
 from neuron_artifacts.errors import NeuronArtifactsError
-from neuron_artifacts.plan import Candidate, decide
-from neuron_artifacts.remote import RemoteStore, open_url, read_remotes
-from neuron_artifacts.remote.pull import read_remote
+from neuron_artifacts.remote.config import read_remotes
 from neuron_artifacts.sources.source import Kind, Lookup, Source, SourceListing, SourceReport
 from neuron_artifacts.sources.store import artifact_row, report_decision
 from neuron_artifacts.sources.wording import count
+
+if TYPE_CHECKING:
+    from neuron_artifacts.remote import RemoteStore
 
 MOST_READ = 200
 """Manifests that are read to find the nearest: a store of thousands is not read whole."""
@@ -39,6 +41,8 @@ class RemoteSource:
     def look_up(self, lookup: Lookup) -> Sequence[SourceReport]:
         if lookup.offline:
             return [self._absent("it is not asked offline")]
+        from neuron_artifacts.plan import Candidate, decide
+
         resolved = lookup.resolved
         keys = self._remote.keys()
         wanted = [resolved.key.key] if resolved.key.key in keys else keys[:MOST_READ]
@@ -66,6 +70,8 @@ class RemoteSource:
 
     @cached_property
     def _remote(self) -> RemoteStore:
+        from neuron_artifacts.remote import open_url
+
         return open_url(self._url, self._environ)
 
     def _read(self, keys: Sequence[str]) -> list[Manifest]:
@@ -74,6 +80,8 @@ class RemoteSource:
             return [found for found in pool.map(self._read_one, keys) if found]
 
     def _read_one(self, key: str) -> Manifest | None:
+        from neuron_artifacts.remote.pull import read_remote
+
         try:
             return read_remote(self._remote, key).artifact
         except NeuronArtifactsError:

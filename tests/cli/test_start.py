@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,9 @@ import typer
 
 from neuron_artifacts.cli._app import COMMANDS, GROUP_HELP, _load, build_app
 from tests.cli.run import run
+from tests.neuron_cache.cache_hub import CacheHub
+from tests.neuron_cache.caches import REPO, Cache
+from tests.neuron_cache.model_configs import LLAMA, QWEN3
 
 PROBE = """
 import sys
@@ -22,11 +28,14 @@ except SystemExit:
 print(*sorted(sys.modules), file=sys.stderr)
 """
 
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
-def imported(*arguments: str) -> set[str]:
+
+def imported(*arguments: str, **environ: str) -> set[str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments], check=True, capture_output=True, text=True
-    )
+        [sys.executable, "-c", PROBE, *arguments], check=True, capture_output=True, text=True,
+        env={**os.environ, **environ},
+    )  # fmt: skip
     return set(done.stderr.splitlines()[-1].split())
 
 
@@ -86,3 +95,24 @@ def test_what_is_given_is_validated(arguments: tuple[str, ...], said: str) -> No
     result = run(*arguments)
     assert result.code == 2
     assert said in result.err
+
+
+@pytest.mark.parametrize("config", [LLAMA, QWEN3], ids=["named by an entry", "by none"])
+def test_a_lookup_needs_little_of_huggingface_hub(config: dict[str, Any], tmp_path: Path) -> None:
+    cache = Cache()
+    cache.add("0.4.5", "llama", "org/llama", batch_size=4)
+    question = ("cache-lookup", "org/llama", "--backend", "optimum", "--cache-repo", REPO)
+    with CacheHub() as hub:
+        hub.commit(REPO, cache.files)
+        hub.commit("org/llama", {"config.json": json.dumps(config).encode()})
+        environ = {
+            "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf"),
+            "NEURON_ARTIFACTS_CACHE": str(tmp_path / "ours"),
+            **{name: "" for word in _PROXIES for name in (word, word.upper())},
+        }  # fmt: skip
+        for _ in ("cold", "warm"):
+            modules = imported(*question, **environ)
+            theirs = {name for name in modules if name.startswith("huggingface_hub")}
+            assert theirs == {"huggingface_hub", "huggingface_hub.constants"}
+            others = {"yaml", "neuron_artifacts.plan", "neuron_artifacts.toolchain.discovery"}
+            assert not modules & others
