@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import typer
 
 from neuron_artifacts.cli import _output, _render
 from neuron_artifacts.cli._options import AsJson, Store
-from neuron_artifacts.errors import MissError, UsageError
 from neuron_artifacts.key import Difference, diff_documents
 
 IRRELEVANT = ("store", "output", "jobs", "model", "revision")
@@ -66,10 +64,9 @@ def _read(text: str, model: str | None, store: str) -> _Side:
         return _read_yaml(path, model)
     from neuron_artifacts.artifact import read_manifest
     from neuron_artifacts.store import LocalStore
+    from neuron_artifacts.store.names import find_artifact
 
-    if not path.is_dir():
-        path = _find_key(text, LocalStore(Path(store)))
-    manifest = read_manifest(path)
+    manifest = read_manifest(find_artifact(LocalStore(Path(store)), text))
     return _Side(text, manifest.key, manifest.document, {})
 
 
@@ -82,24 +79,6 @@ def _read_yaml(path: Path, model: str | None) -> _Side:
     return _Side(
         str(path), key.key, key.document, {name: getattr(spec, name) for name in IRRELEVANT}
     )
-
-
-def _find_key(text: str, store: Any) -> Path:
-    from neuron_artifacts.store.names import find_called
-
-    if not re.fullmatch(r"[0-9a-f]{4,64}", text):
-        raise UsageError(
-            f"{text!r} is no folder, no YAML file and no key",
-            hint="name an artifact folder, a .yaml file, or the first digits of a key in the store",
-        )
-    found = find_called(store, text)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UsageError(
-            f"{store.root} has {len(found)} called {text}", hint="give more of the key"
-        )
-    raise MissError(f"no key in {store.root} begins with {text}", hint="`list` shows what is there")
 
 
 def _option_rows(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Difference]:

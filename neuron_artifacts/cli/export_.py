@@ -23,10 +23,11 @@ def export_command(
 ) -> int:
     """Write an artifact as one tar file, checking every byte."""
     from neuron_artifacts.preflight import show_bytes
-    from neuron_artifacts.remote import export_artifact, find_artifact
+    from neuron_artifacts.remote import export_artifact
     from neuron_artifacts.store import LocalStore
+    from neuron_artifacts.store.names import find_artifact
 
-    directory = find_artifact(key, LocalStore(Path(store)))
+    directory = find_artifact(LocalStore(Path(store)), key)
     with show_progress() as observe:
         bundle = export_artifact(directory, target, observe=observe)
     if as_json:

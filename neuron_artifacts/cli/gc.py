@@ -127,8 +127,8 @@ def read_age(text: str) -> float:
 
 def _change_pins(keys: list[str], store: str, as_json: bool, *, pinned: bool) -> int:
     from neuron_artifacts.store import LocalStore
-    from neuron_artifacts.store.gc import find_artifact
     from neuron_artifacts.store.leases import pin, unpin
+    from neuron_artifacts.store.names import find_artifact
     from neuron_artifacts.store.staging import storing
 
     root = LocalStore(Path(store))

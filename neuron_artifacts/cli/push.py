@@ -35,13 +35,14 @@ def push_command(
 ) -> int:
     """Put artifacts into a remote store; only files that are missing there travel."""
     from neuron_artifacts.errors import UsageError
-    from neuron_artifacts.remote import find_artifact, open_remote, push_artifact
+    from neuron_artifacts.remote import open_remote, push_artifact
     from neuron_artifacts.store import LocalStore
+    from neuron_artifacts.store.names import find_artifact
 
     if weights not in ("copy", "by-reference"):
         raise UsageError(f"--weights is copy or by-reference, not {weights}")
     remote = open_remote(to)
-    directories = [find_artifact(key, LocalStore(Path(store))) for key in keys]
+    directories = [find_artifact(LocalStore(Path(store)), key) for key in keys]
     with show_progress() as observe:
         pushed = [
             push_artifact(remote, directory, weights=weights, observe=observe)  # type: ignore[arg-type]

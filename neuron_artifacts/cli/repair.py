@@ -46,8 +46,8 @@ def repair_command(
     from neuron_artifacts.cli.compile_ import open_share
     from neuron_artifacts.spec import resolve_spec
     from neuron_artifacts.store import LocalStore
-    from neuron_artifacts.store.gc import find_artifact
     from neuron_artifacts.store.local import is_ours
+    from neuron_artifacts.store.names import find_artifact
 
     if bool(artifacts) == every:
         raise UsageError("name artifacts, or give --all for every one of the store")

@@ -22,7 +22,7 @@ def sbom_command(
     """Print a bill of materials: toolchain, model and every file, as CycloneDX JSON."""
     from neuron_artifacts.artifact import read_manifest
     from neuron_artifacts.store import LocalStore
-    from neuron_artifacts.store.gc import find_artifact
+    from neuron_artifacts.store.names import find_artifact
     from neuron_artifacts.trust.sbom import make_sbom
 
     path = find_artifact(LocalStore(Path(store)), artifact)

@@ -48,7 +48,7 @@ def sign_command(
     """
     from neuron_artifacts.artifact import verify_artifact
     from neuron_artifacts.store import LocalStore
-    from neuron_artifacts.store.gc import find_artifact
+    from neuron_artifacts.store.names import find_artifact
     from neuron_artifacts.trust.identity import load_chain
     from neuron_artifacts.trust.keys import load_private_key
     from neuron_artifacts.trust.statement import sign_artifact

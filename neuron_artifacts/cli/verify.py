@@ -74,7 +74,7 @@ def verify_command(
     that is interrupted goes on where it stopped. The exit code is the worst verdict's.
     """
     from neuron_artifacts.store import LocalStore
-    from neuron_artifacts.store.gc import find_artifact
+    from neuron_artifacts.store.names import find_artifact
     from neuron_artifacts.store.scrub import checkpoint_of
 
     if bool(artifacts) == every:

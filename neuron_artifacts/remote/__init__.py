@@ -10,7 +10,7 @@ from neuron_artifacts.remote.bundle import Bundle, export_artifact, import_artif
 from neuron_artifacts.remote.collect import Collected, collect_remote
 from neuron_artifacts.remote.config import read_remotes
 from neuron_artifacts.remote.connect import names_of, open_remote, open_url
-from neuron_artifacts.remote.names import add_remote, find_artifact, find_key, remove_remote
+from neuron_artifacts.remote.names import add_remote, find_key, remove_remote
 from neuron_artifacts.remote.port import Probe, RemoteStore
 from neuron_artifacts.remote.pull import Pulled, pull_artifact
 from neuron_artifacts.remote.push import Pushed, push_artifact
@@ -18,6 +18,6 @@ from neuron_artifacts.remote.push import Pushed, push_artifact
 __all__ = [
     "Bundle", "Collected", "Probe", "Pulled", "Pushed", "RemoteStore", "add_remote",
     "collect_remote", "export_artifact",
-    "find_artifact", "find_key", "import_artifact", "names_of",
+    "find_key", "import_artifact", "names_of",
     "open_remote", "open_url", "pull_artifact", "push_artifact", "read_remotes", "remove_remote",
 ]  # fmt: skip

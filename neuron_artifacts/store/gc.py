@@ -15,10 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuron_artifacts.artifact import MANIFEST_NAME
-from neuron_artifacts.errors import MissError, StoreError
-from neuron_artifacts.store.failures import collect_failures
+from neuron_artifacts._files import find_stale_temporaries
+from neuron_artifacts.errors import StoreError
+from neuron_artifacts.store.failures import FAILED, collect_failures
 from neuron_artifacts.store.leases import (
+    CLOCK,
     INTENT,
     TRASH,
     collect_leases,
@@ -27,8 +28,7 @@ from neuron_artifacts.store.leases import (
     last_used,
     store_time,
 )
-from neuron_artifacts.store.local import LocalStore, is_ours
-from neuron_artifacts.store.names import find_called
+from neuron_artifacts.store.local import LOCKS, LocalStore, is_ours
 from neuron_artifacts.store.owner import Owner, is_abandoned
 from neuron_artifacts.store.staging import rename_without_replacing, storing
 
@@ -168,10 +168,13 @@ def remove(store: LocalStore, removals: Sequence[Removal]) -> list[Removal]:
 
 def find_litter(store: LocalStore) -> dict[Path, int]:
     """Temporaries and trash of processes that are gone, each with its bytes on disk."""
-    with suppress(OSError):
-        trash = [path for path in (store.root / TRASH).iterdir() if is_abandoned(path)]
-        return {path: size_on_disk(path) for path in [*store.abandoned(), *trash]}
-    return {path: size_on_disk(path) for path in store.abandoned()}
+    found = store.abandoned()
+    for place, pattern in ((store.root / TRASH, "*"), (store.root, f"{CLOCK}*")):
+        with suppress(OSError):
+            found += [path for path in place.glob(pattern) if is_abandoned(path)]
+    for place in (store.root / LOCKS, store.root / FAILED, *store.directories()):
+        found += find_stale_temporaries(place)
+    return {path: size_on_disk(path) for path in found}
 
 
 def collect_litter(store: LocalStore) -> list[Path]:
@@ -259,24 +262,3 @@ def _put_back(target: Path, path: Path) -> None:
     with storing(path):
         if not rename_without_replacing(target, path):
             shutil.rmtree(target, ignore_errors=True)
-
-
-def find_artifact(store: LocalStore, name: str) -> Path:
-    """An artifact by its key, the unique beginning of one, vLLM's md5, or its directory.
-
-    Raises
-    ------
-    MissError
-        There is none, or several begin so.
-    """
-    if name and (Path(name) / MANIFEST_NAME).is_file():
-        path = Path(name).absolute()
-        return path.resolve() if path.is_symlink() else path
-    found = find_called(store, name)
-    if len(found) != 1:
-        raise MissError(
-            f"{store.root} has {'no artifact' if not found else f'{len(found)} artifacts'} "
-            f"whose key begins with {name!r}",
-            hint="`neuron-artifacts list` shows what is there",
-        )
-    return found[0]

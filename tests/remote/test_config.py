@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from neuron_artifacts.errors import MissError, RemoteError, UsageError
+from neuron_artifacts.errors import RemoteError, UsageError
 from neuron_artifacts.remote import (
     add_remote,
-    find_artifact,
     open_remote,
     read_remotes,
     remove_remote,
 )
 from neuron_artifacts.remote.config import check_url, config_path, write_remotes
 from tests.cli.run import run
-from tests.remote.samples import local_store, make_artifact
+from tests.remote.samples import make_artifact
 
 
 @pytest.fixture(autouse=True)
@@ -116,22 +115,3 @@ def test_writing_replaces_the_list_whole(config: Path) -> None:
     write_remotes({"b": "file:///b"})
     assert read_remotes() == {"b": "file:///b"}
     assert [path.name for path in config.parent.iterdir()] == ["remotes.yaml"]
-
-
-def test_artifacts_are_named_by_key_beginning_or_directory(tmp_path: Path) -> None:
-    store = local_store(tmp_path / "s")
-    one = make_artifact(tmp_path / "s", shards=1)
-    assert find_artifact(one.name, store) == one
-    assert find_artifact(one.name[:4], store) == one
-    assert find_artifact(str(one), store) == one
-    for wrong, error in (
-        ("0000", MissError), ("zz", UsageError), ("abc", UsageError), (f"{one}x", MissError),
-    ):  # fmt: skip
-        with pytest.raises(error):
-            find_artifact(wrong, store)
-    number = 0
-    while (other := make_artifact(tmp_path / "t", shards=1, n=number)).name[0] != one.name[0]:
-        number += 1
-    (store.root / f"{one.name[:4]}{other.name[4:]}").mkdir()
-    with pytest.raises(UsageError, match="2 keys begin"):
-        find_artifact(one.name[:4], store)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from neuron_artifacts.errors import MissError, StoreError
+from neuron_artifacts.errors import StoreError
 from neuron_artifacts.store import LocalStore
 from neuron_artifacts.store.gc import (
     Entry,
     collect_litter,
-    find_artifact,
     plan_collection,
     remove,
     take_inventory,
@@ -258,16 +257,6 @@ def test_outside_a_store_nothing_is_written(tmp_path: Path) -> None:
     before = sorted(tmp_path.iterdir())
     with hold(path):
         assert sorted(tmp_path.iterdir()) == before
-
-
-def test_artifacts_are_found_by_the_beginning_of_their_key(store: LocalStore) -> None:
-    path = store.directories()[0]
-    assert find_artifact(store, path.name[:20]) == path
-    assert find_artifact(store, str(path)) == path
-    with pytest.raises(MissError, match="3 artifacts whose key begins"):
-        find_artifact(store, "")
-    with pytest.raises(MissError, match="no artifact whose key begins"):
-        find_artifact(store, "zz")
 
 
 def test_gc_says_what_it_would_free_before_it_frees_it(store: LocalStore, tmp_path: Path) -> None:
