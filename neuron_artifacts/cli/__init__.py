@@ -11,8 +11,13 @@ def main() -> None:
     """Entry point of ``neuron-artifacts``."""
     import sys
 
-    from neuron_artifacts.cli._app import build_app
-    from neuron_artifacts.cli._start import defer_validators
+    try:
+        from neuron_artifacts.cli._app import build_app
+        from neuron_artifacts.cli._start import defer_validators
 
-    defer_validators()
-    build_app(sys.argv[1] if len(sys.argv) > 1 else "")()
+        defer_validators()
+        app = build_app(sys.argv[1] if len(sys.argv) > 1 else "")
+    except KeyboardInterrupt:  # while modules load, which takes a moment
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    app()

@@ -39,6 +39,27 @@ def imported(*arguments: str, **environ: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
+INTERRUPTED = """
+import sys
+from neuron_artifacts.cli import main
+
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+def test_an_interrupt_while_modules_load_shows_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "list"], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 def test_every_command_is_where_it_is_said_to_be() -> None:
     for place in COMMANDS.values():
         for command in place.values() if isinstance(place, dict) else [place]:
