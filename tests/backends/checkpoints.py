@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neuron_artifacts.worker import WorkerProcess
+
 VOCAB = 97
 
 
@@ -23,17 +25,37 @@ def write_checkpoint(folder: Path, **config: object) -> Path:
     return folder
 
 
-def next_token(tokens: Sequence[int]) -> int:
+def next_token(tokens: Sequence[int], vocab: int = VOCAB) -> int:
     """What the doubles' device answers after ``tokens``; see ``neuron_double.Device``."""
     weights = range(1, len(tokens) + 1)
     total = sum(token * weight for token, weight in zip(tokens, weights, strict=True))
-    return (total + len(tokens) - 1) % VOCAB
+    return (total + len(tokens) - 1) % vocab
 
 
-def chosen(payload: object, data: bytes, rows: int) -> list[int]:
+def chosen(payload: object, data: bytes, rows: int, vocab: int = VOCAB) -> list[int]:
     """The tokens of an answer, from logits or from the device."""
     if data:
-        logits: NDArray[np.float32] = np.frombuffer(data, "<f4").reshape(rows, VOCAB)
+        logits: NDArray[np.float32] = np.frombuffer(data, "<f4").reshape(rows, vocab)
         return [int(token) for token in logits.argmax(axis=1)]
     assert isinstance(payload, dict)
     return list(payload["tokens"])
+
+
+def converse(worker: WorkerProcess, steps: Sequence[Sequence[int]], vocab: int = VOCAB) -> None:
+    """Fill slots 0, 1 and 2, as far as there are so many, and let them answer in turn."""
+    prompts = {0: [5, 6, 7], 2: [9], 1: [1, 2]}
+    told = {slot: prompts[slot] for slot in prompts if slot < worker.facts["batch_size"]}
+    for slot, tokens in told.items():
+        payload, data = worker.call("prefill", {"slot": slot, "tokens": tokens, "start": 0})
+        tokens.append(*chosen(payload, data, 1, vocab))
+        assert tokens[-1] == next_token(tokens[:-1], vocab)
+    for slots in steps:
+        call = {
+            "slots": slots,
+            "tokens": [told[slot][-1] for slot in slots],
+            "positions": [len(told[slot]) - 1 for slot in slots],
+        }
+        payload, data = worker.call("decode", call)
+        for slot, token in zip(slots, chosen(payload, data, len(slots), vocab), strict=True):
+            assert token == next_token(told[slot], vocab)
+            told[slot].append(token)

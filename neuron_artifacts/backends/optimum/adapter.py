@@ -98,7 +98,8 @@ class OptimumBackend:
         key = make_key(graphs, checkpoint_document(model))
         return ResolvedSpec(
             spec=spec, model=model, backend=self.name, target=site.platform.target,
-            toolchain=site.versions, neuron_config=config, graphs=_tasks(config, key.graphs_digest),
+            toolchain=site.versions, neuron_config=config,
+            graphs=_tasks(config, wanted, key.graphs_digest),
             weights=() if is_exported else weight_tasks(model), key=key,
             estimate=Estimate(weights=0, cache=0, compile_job=0), notes=(),
             work=OptimumWork(site, wanted, is_exported),
@@ -259,14 +260,17 @@ def _wanted(spec: CompileSpec, config: NeuronConfig, is_exported: bool) -> dict[
         wanted["max_context_length"] = spec.max_context_length
     if spec.num_speculative_tokens is not None:
         wanted["speculation_length"] = spec.num_speculative_tokens
+        wanted["on_device_sampling"] = False  # the library refuses both (backend/config.py:112)
     return {**wanted, **spec.extra}
 
 
-def _tasks(config: NeuronConfig, digest: str) -> tuple[GraphTask, ...]:
-    phases = (
+def _tasks(config: NeuronConfig, wanted: Mapping[str, Any], digest: str) -> tuple[GraphTask, ...]:
+    phases = [
         ("context_encoding", config.max_context_length),
         ("token_generation", config.seq_len),
-    )
+    ]
+    if wanted.get("speculation_length"):
+        phases.append(("speculation", config.seq_len))
     return tuple(
         GraphTask(
             phase, bucket, digest_of({"graphs": digest, "phase": phase, "bucket": bucket}),

@@ -1,4 +1,4 @@
-"""Drives optimum-neuron 0.4 in the interpreter that has it.
+"""Drives optimum-neuron 0.4.0 and later in the interpreter that has it.
 
 Self-contained: Python 3.8 syntax, the standard library and what optimum-neuron brings. Names and
 arguments follow optimum-neuron v0.4.5, ``optimum/neuron/models/inference/``: ``modeling_utils.py``
@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     Emit = Callable[..., None]
     Request = dict[str, Any]
 
+MODULES = (
+    "optimum.neuron.models.inference.modeling_utils",  # from 0.4.1 on
+    "optimum.neuron.modeling_decoder",
+)
 TASKS = {
     "text-generation": "NeuronModelForCausalLM",
     "feature-extraction": "NeuronModelForEmbedding",
@@ -66,6 +72,7 @@ def run(request: Request, emit: Emit) -> dict[str, Any]:
 def export(request: Request, emit: Emit) -> dict[str, Any]:
     emit("phase", name="configure")
     config = make_config(request)
+    set_variables(config)
     graphs = list_graphs(config)
     emit("phase", name="compile")
     for phase, bucket in graphs:
@@ -107,15 +114,30 @@ def shard(request: Request, emit: Emit) -> dict[str, Any]:
     emit("phase", name="shard")
     output = Path(request["output"])
     config = read_config(output)
+    set_variables(config)
     model_config = load_model_config(str(output))
-    cls = model_class(request)._get_neuron_model_class(model_config)
-    builders = cls.create_graph_builders(config=model_config, neuron_config=config)
-    graphs: dict[str, Any] = {"traced_model": None}
-    if "traced_models" in inspect.signature(cls.__init__).parameters:  # after 0.4.5
-        graphs = {"traced_models": dict.fromkeys(builders)}
-    model = cls(config=model_config, neuron_config=config, graph_builders=builders, **graphs)
+    cls = concrete_class(request, model_config)
+    model = cls(config=model_config, neuron_config=config, **untraced(cls, model_config, config))
     model.shard_checkpoint(find_checkpoint(request, config), str(output / "checkpoint"))
     return describe(output, config, shard=True)
+
+
+def untraced(cls: Any, model_config: Any, config: Any) -> dict[str, Any]:
+    """Arguments of a model that can shard weights, and has no compiled graphs."""
+    if not hasattr(cls, "create_graph_builders"):  # 0.4.0 (modeling_decoder.py:433, 726)
+        context, token, speculation = cls.create_model_wrappers(
+            model_cls=cls._model_cls, config=model_config, neuron_config=config
+        )
+        return {
+            "traced_model": None,
+            "context_encoding_model": context,
+            "token_generation_model": token,
+            "speculation_model": speculation,
+        }
+    builders = cls.create_graph_builders(config=model_config, neuron_config=config)
+    if "traced_models" in inspect.signature(cls.__init__).parameters:  # after 0.4.5
+        return {"graph_builders": builders, "traced_models": dict.fromkeys(builders)}
+    return {"graph_builders": builders, "traced_model": None}
 
 
 def look(request: Request, _emit: Emit) -> dict[str, Any]:
@@ -147,9 +169,16 @@ def hash_entry(request: Request, _emit: Emit) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "hash": entry.hash,
-        "architecture": entry.arch_digest(),
+        "architecture": entry.arch_digest() if hasattr(entry, "arch_digest") else None,  # 0.4.5
         "document": entry.serialize(),
     }
+
+
+def set_variables(config: Any) -> None:
+    """neuronx-distributed up to SDK 2.27 reads it for four ranks on trn1, where a launcher would
+    have set it (parallel_layers/parallel_state.py)."""
+    if config.tp_degree == 4:
+        os.environ.setdefault("LOCAL_WORLD_SIZE", str(config.world_size))
 
 
 def load_model_config(model: str, **arguments: Any) -> Any:
@@ -164,7 +193,23 @@ def model_class(request: Request) -> Any:
     task = task_of(request)
     if task not in TASKS:
         raise ValueError(f"task {task!r} is none of {', '.join(sorted(TASKS))}")
-    return getattr(import_module("optimum.neuron.models.inference.modeling_utils"), TASKS[task])
+    library = import_module(next(name for name in MODULES if find_spec(name)))
+    if not hasattr(library, TASKS[task]):
+        raise ValueError(f"this optimum-neuron has no {TASKS[task]}, which {task} takes")
+    cls = getattr(library, TASKS[task])
+    if "instance_type" not in inspect.signature(cls.get_neuron_config).parameters:
+        raise RuntimeError(
+            "this optimum-neuron compiles for the host alone: it takes 0.4.0 or later"
+        )
+    return cls
+
+
+def concrete_class(request: Request, model_config: Any) -> Any:
+    """The class of this model's type."""
+    cls = model_class(request)
+    if hasattr(cls, "_get_neuron_model_class"):
+        return cls._get_neuron_model_class(model_config)
+    return import_module(MODULES[1]).get_neuron_causal_lm_model_class(model_config)  # 0.4.0
 
 
 def make_config(request: Request) -> Any:
@@ -338,7 +383,7 @@ class Session:
                 seq_ids=self._integers([slot]),
                 sampling_params=self._floats([self._sampling[slot]]),
             )
-        return output
+        return bare(output)
 
     def _decode(self, slots: list[int], tokens: list[int], positions: list[int]) -> Any:
         for row, slot in enumerate(slots):
@@ -349,7 +394,7 @@ class Session:
             seq_ids=self._integers(list(range(len(self._last)))),
             sampling_params=self._floats(self._sampling),
         )
-        return output[self._integers(slots)]
+        return bare(output)[self._integers(slots)]
 
     def _set_sampling(self, slot: int, temperature: float, top_k: int, top_p: float) -> None:
         """Bounds of ``validate_sampling_params`` (generation/sampling.py:102-146)."""
@@ -375,3 +420,8 @@ class Session:
 
     def _floats(self, values: Any) -> Any:
         return self._torch.tensor(values, dtype=self._torch.float32)
+
+
+def bare(output: Any) -> Any:
+    """Token ids or logits; 0.4.0 to 0.4.3 wrap either (modeling_decoder.py:583)."""
+    return getattr(output, "tokens", output)

@@ -74,6 +74,7 @@ def test_what_is_cached_is_compiled(site: Site) -> None:
         ("--tp-degree", "8"),
         ("--torch-dtype", "float16"),
         ("--override-neuron-config", '{"fused_qkv": false}'),
+        ("--num-speculative-tokens", "4"),
         (),
     ],
 )

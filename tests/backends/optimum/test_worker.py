@@ -18,7 +18,7 @@ import pytest
 import neuron_artifacts.backends.optimum
 from neuron_artifacts.errors import CompileError, EngineError, ServeError
 from neuron_artifacts.worker import WorkerEvent, open_worker, run_worker
-from tests.backends.checkpoints import VOCAB, chosen, next_token, write_checkpoint
+from tests.backends.checkpoints import VOCAB, converse, write_checkpoint
 from tests.doubles.environments import make_neuron_environment
 from tests.model.fake_hub import FakeHub
 from tests.worker.workers import processes, wait_until
@@ -283,24 +283,15 @@ def test_slots_do_not_disturb_each_other(site: Site, on_device: bool) -> None:
             "on_device_sampling": on_device,
         }  # fmt: skip
         worker.call("warm_up", {})
-        told: dict[int, list[int]] = {0: [5, 6, 7], 2: [9], 1: [1, 2]}
-        for slot, tokens in told.items():
-            payload, data = worker.call("prefill", {"slot": slot, "tokens": tokens, "start": 0})
-            tokens.append(*chosen(payload, data, 1))
-            assert tokens[-1] == next_token(tokens[:-1])
-        for slots in ([2, 0], [1], [0], [0, 1, 2], [2], [1, 2]):
-            payload, data = worker.call(
-                "decode",
-                {
-                    "slots": slots,
-                    "tokens": [told[slot][-1] for slot in slots],
-                    "positions": [len(told[slot]) - 1 for slot in slots],
-                },
-            )
-            for slot, token in zip(slots, chosen(payload, data, len(slots)), strict=True):
-                assert token == next_token(told[slot])
-                told[slot].append(token)
+        converse(worker, [[2, 0], [1], [0], [0, 1, 2], [2], [1, 2]])
     assert site.compiles() == before
+
+
+def test_answers_may_come_wrapped(site: Site) -> None:
+    """As optimum-neuron 0.4.0 to 0.4.3 give them."""
+    site.run("export")
+    with serve(site, "cores=2,wrapped") as worker:
+        converse(worker, [[1, 0], [0], [1]])
 
 
 def test_sampling_stays_within_what_the_device_takes(site: Site) -> None:

@@ -13,6 +13,7 @@ import enum
 import importlib.abc
 import importlib.machinery
 import os
+import pathlib
 import shutil
 import sys
 import types
@@ -102,6 +103,8 @@ def fill_in(module):
     elif name in ("torch_neuronx.utils", "torch_neuronx.utils.utils"):
         module.get_platform_target = lambda *_: os.environ["NEURON_PLATFORM_TARGET_OVERRIDE"]
         module.SUPPORTED_TYPES = ["inf2", "trn1", "trn1n", "trn2", "trn3"]
+    elif name == "neuronxcc":  # optimum/neuron/utils/version_utils.py:55 writes it down
+        module.__version__ = "2.21.33363.0+82129205"
     elif name == "torch_xla":
         module.__version__ = "2.9.0"
     elif name == "torch_xla.core.xla_model":
@@ -128,6 +131,10 @@ def trace(self, initialize_model_weights=True, dry_run=False, **_):
                 hlo.write(str([list(tensor.shape) for tensor in inputs]))
             with open(os.path.join(folder, "graph.neff"), "w") as neff:
                 neff.write("no NEFF")
+    if type(container.model_instance).__module__.startswith("optimum."):
+        from remembering import remember
+
+        return remember(container)
     return torch.jit.script(torch.nn.Identity())
 
 
@@ -139,8 +146,24 @@ def patch_serialization(module):
     module.FILE_LIKE = getattr(module, "FILE_LIKE", object)  # gone from newer torch
 
 
+def patch_system(module):
+    """One device, of the instance type that is named: what /proc, /sys and /dev would tell."""
+    instance = os.environ.get("NEURON_DOUBLE_INSTANCE")
+    if instance:
+        module.get_neuron_major = lambda: 0
+        module.get_instance_name = lambda: instance
+        module.get_available_cores = lambda: 2
+
+
+def patch_memory(module):
+    module.SYSFS_NEURON_BASE = pathlib.Path(__file__).parent  # a folder without devices' files
+
+
 AFTER_IMPORT = {
     "neuronx_distributed.trace.model_builder": patch_builder,
+    "optimum.neuron.models.inference.backend.neuron_device_memory": patch_memory,
+    "optimum.neuron.utils.neuron_device_memory": patch_memory,
+    "optimum.neuron.utils.system": patch_system,
     "torch.serialization": patch_serialization,
 }
 

@@ -11,6 +11,7 @@ instance=NAME  the device is in an instance of that type, ``trn1`` by itself
 lost_shard=R   the shard of rank R is not written
 old            NxD Inference as it was up to SDK 2.26, in what its double says of that
 unsplit        NxD Inference 0.1, which shards within ``compile`` only (application_base.py:139)
+wrapped        optimum-neuron as it was up to 0.4.3, in what its models give
 quantize       the checkpoint cannot be quantised
 ============== =============================================================================
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import neuron_double as native
 from optimum.neuron.configuration_utils import NeuronConfig
@@ -144,7 +145,10 @@ class NeuronModelForCausalLM(NeuronPreTrainedModel):
             for slot in sorted(set(range(config.batch_size)) - set(slots)):
                 self._device.step(slot, tokens[0], positions[0])
         output = self._device.answer(answers, config.on_device_sampling)
-        return output if config.on_device_sampling else output[:, None, :]
+        output = output if config.on_device_sampling else output[:, None, :]
+        if native.knob("wrapped") is not None:  # v0.4.3: modeling_decoder.py, _construct_output
+            return SimpleNamespace(tokens=output, hidden_states=output)
+        return output
 
 
 class NeuronModelForEmbedding(NeuronPreTrainedModel):
