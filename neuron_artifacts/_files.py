@@ -13,12 +13,16 @@ import secrets
 import stat
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 CHUNK = 1 << 20
 SETTLED_NS = 2_000_000_000
 """A file younger than this may still change within one timestamp tick: its digest is not kept."""
+
+_WRITING_SECONDS = 600
+"""Nobody takes longer to write a small file."""
 
 MAX_DEPTH = 100
 """Levels of a JSON object, far more than any file has; whoever walks it by recursion is safe."""
@@ -26,6 +30,7 @@ MAX_DEPTH = 100
 MAX_YAML_BYTES = 1 << 18
 """Settings that people write; the parser takes seconds for more."""
 
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -57,6 +62,14 @@ def stat_regular(path: Path) -> os.stat_result:
     return status
 
 
+def is_about_access(error: OSError) -> bool:
+    """Whether bytes could not be had, which says nothing about them: denied, out of descriptors.
+
+    Otherwise something else than a file lies there, as a folder, a pipe or a loop of links.
+    """
+    return error.errno not in (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENOTDIR)
+
+
 def read_regular(path: Path, limit: int) -> bytes:
     """The bytes of a regular file, at most ``limit`` of them.
 
@@ -80,17 +93,33 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Replace ``path`` whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    temporary = _temporary(path)
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file, len(data))
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def find_stale_temporaries(directory: Path) -> list[Path]:
+    """What :func:`write_atomically` left in a directory as its process was killed."""
+    found = []
+    with suppress(OSError):
+        for path in directory.iterdir():
+            with suppress(OSError):
+                age = time.time() - path.lstat().st_mtime
+                if _TEMPORARY.fullmatch(path.name) and age > _WRITING_SECONDS:
+                    found.append(path)
+    return found
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
 
 
 def write_all(file: io.FileIO, data: bytes) -> None:
@@ -104,6 +133,20 @@ def write_all(file: io.FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def sync(file: IO[bytes], size: int) -> None:
+    """Make a file durable, and see that its ``size`` bytes arrived.
+
+    Raises
+    ------
+    OSError
+        The disk did not take them, whatever it said before.
+    """
+    os.fsync(file.fileno())
+    there = os.fstat(file.fileno()).st_size
+    if there != size:
+        raise OSError(errno.EIO, f"{there} of {size} bytes arrived on the disk", str(file.name))
 
 
 def sync_directory(path: Path) -> None:
@@ -192,15 +235,20 @@ class DigestCache:
             return
         record = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest}
         entry = self._entry(stat)
-        try:
+        temporary = _temporary(entry)
+        with suppress(OSError):  # a cache that cannot be written only costs a second reading
             entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             entry.parent.chmod(0o700)
-            temporary = entry.with_name(f"{entry.name}.{os.getpid()}.{secrets.token_hex(4)}")
-            temporary.touch(mode=0o600, exist_ok=False)
-            temporary.write_text(json.dumps(record))
-            temporary.replace(entry)
-        except OSError:
-            pass  # a cache that cannot be written only costs a second reading
+            try:
+                temporary.touch(mode=0o600, exist_ok=False)
+                temporary.write_text(json.dumps(record))
+                temporary.replace(entry)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+
+    def find_abandoned(self) -> list[Path]:
+        """Temporary files of writers that were killed."""
+        return find_stale_temporaries(self._directory)
 
     def _entry(self, stat: os.stat_result) -> Path:
         return self._directory / f"{stat.st_dev:x}-{stat.st_ino:x}.json"

@@ -17,12 +17,14 @@ from neuron_artifacts._files import (
     CHUNK,
     SETTLED_NS,
     DigestCache,
+    find_stale_temporaries,
     hash_file,
     is_safe_relative,
     load_json_object,
     load_yaml,
     read_regular,
     shorten,
+    sync,
     write_all,
     write_atomically,
 )
@@ -337,3 +339,34 @@ def test_every_byte_is_written(tmp_path: Path) -> None:
     with _Narrow(str(tmp_path / "file"), "wb") as file:
         write_all(file, b"ten bytes!")
     assert (tmp_path / "file").read_bytes() == b"ten bytes!"
+
+
+@pytest.mark.parametrize("size", [9, 11, 0])
+def test_a_disk_that_took_less_than_it_said(tmp_path: Path, size: int) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        file.write(b"ten bytes!")
+        file.flush()
+        sync(file, 10)
+        with pytest.raises(OSError, match=f"10 of {size} bytes"):
+            sync(file, size)
+
+
+def test_what_killed_writers_left_is_found(tmp_path: Path) -> None:
+    hour_ago = time.time() - 3600
+    for name in (".key.json.4711.00c0ffee", ".key.json.4711.00c0ffe", "key.json", ".hidden"):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (hour_ago, hour_ago))
+    (tmp_path / ".key.json.4712.00c0ffee").touch()  # somebody is at it
+    assert find_stale_temporaries(tmp_path) == [tmp_path / ".key.json.4711.00c0ffee"]
+    assert find_stale_temporaries(tmp_path / "absent") == []
+
+
+def test_an_entry_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, cache: DigestCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _text: str) -> int:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    cache.remember(write(tmp_path / "file", b"data"), sha256(b"data"))
+    assert entries(tmp_path) == []

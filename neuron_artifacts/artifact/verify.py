@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from neuron_artifacts._files import DigestCache, hash_file, read_regular
+from neuron_artifacts._files import DigestCache, hash_file, is_about_access, read_regular
 from neuron_artifacts.artifact.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -26,11 +26,12 @@ from neuron_artifacts.errors import (
     MissError,
     ModelFormatError,
     NeuronArtifactsError,
+    StoreError,
 )
 from neuron_artifacts.model.safetensors_header import read_header
 from neuron_artifacts.model.snapshot import TEMPLATE_FOLDER, is_asset
 
-Status = Literal["ok", "missing", "incomplete", "corrupt", "incompatible"]
+Status = Literal["ok", "missing", "incomplete", "corrupt", "incompatible", "unreadable"]
 Depth = Literal["off", "quick", "full"]
 
 EXIT_CODES: dict[Status, ExitCode] = {
@@ -39,6 +40,7 @@ EXIT_CODES: dict[Status, ExitCode] = {
     "incomplete": ExitCode.CORRUPT,
     "corrupt": ExitCode.CORRUPT,
     "incompatible": ExitCode.INCOMPATIBLE,
+    "unreadable": ExitCode.ERROR,
 }
 
 _ERRORS: dict[Status, type[NeuronArtifactsError]] = {
@@ -46,9 +48,18 @@ _ERRORS: dict[Status, type[NeuronArtifactsError]] = {
     "incomplete": IncompleteError,
     "corrupt": CorruptError,
     "incompatible": IncompatibleError,
+    "unreadable": StoreError,
 }
 
-_IS_MISSING = "is missing"
+_GRAVITY: tuple[Status, ...] = ("corrupt", "incomplete", "unreadable")
+"""What is known to be wrong is graver news than what could not be looked at."""
+
+_LOOK_AGAIN = (
+    "nothing says that it is damaged: see who may read it, and to the disk, and run the command "
+    "again; `compile --force` sets it aside and builds it anew"
+)
+
+Problem = tuple[Status, str]
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,8 @@ def verify_artifact(
 
     ``off`` reads the manifest alone; ``quick`` also sizes and headers; ``full`` also every byte,
     or its digest remembered in ``digests``. ``check_host`` lists what keeps this machine from
-    running it. Files that the manifest does not list do no harm, unless they have a name that is
+    running it. What the system does not let us read is ``unreadable``, which says nothing about
+    its bytes. Files that the manifest does not list do no harm, unless they have a name that is
     read wherever it is found, as ``chat_template.jinja``. Never raises for what it finds on disk.
     """
     try:
@@ -101,12 +113,12 @@ def verify_artifact(
     ]
     bad = {path: problem for path, problem in checked if problem}
     if bad:
-        # What is merely absent comes last: damage is the graver news.
-        problems = sorted(bad.values(), key=lambda text: text.endswith(_IS_MISSING))
-        status = "incomplete" if problems[0].endswith(_IS_MISSING) else "corrupt"
+        ordered = sorted(bad.values(), key=lambda problem: _GRAVITY.index(problem[0]))
+        status = ordered[0][0]
         return Verdict(
-            directory, status, depth, tuple(problems), manifest=manifest, bad_files=frozenset(bad)
-        )
+            directory, status, depth, tuple(text for _, text in ordered),
+            _LOOK_AGAIN if status == "unreadable" else None, manifest, bad_files=frozenset(bad),
+        )  # fmt: skip
     extra = tuple(sorted(set(_walk(directory)) - {*SIDECARS, *(f.path for f in manifest.files)}))
     problems = [
         *(f"{name} is no plain file" for name in sorted(SIDECARS) if _is_odd(directory / name)),
@@ -132,6 +144,8 @@ def read_manifest(directory: Path) -> Manifest:
     ------
     MissError, IncompleteError, CorruptError, IncompatibleError
         No directory, no manifest in it, a damaged one, one of another schema.
+    StoreError
+        It cannot be looked at.
     """
     found = _parse_if_there(directory)
     if found:
@@ -140,8 +154,10 @@ def read_manifest(directory: Path) -> Manifest:
         names = [path.name for path in directory.iterdir()]
     except NotADirectoryError:
         names = [directory.name]
-    except OSError:
+    except FileNotFoundError:
         raise MissError(f"there is no such directory: {directory}") from None
+    except OSError as error:
+        raise _unreadable(directory, error) from None
     if not names:
         raise MissError("the directory is empty")
     # Artifacts are renamed into place whole: one may have come between the two looks.
@@ -162,9 +178,15 @@ def _parse_if_there(directory: Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if is_about_access(error):
+            raise _unreadable(Path(MANIFEST_NAME), error) from None
         raise CorruptError(f"{MANIFEST_NAME} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise CorruptError(f"{MANIFEST_NAME} is {error}") from None
+
+
+def _unreadable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be read: {error.strerror}", hint=_LOOK_AGAIN)
 
 
 def _check_file(
@@ -173,32 +195,47 @@ def _check_file(
     depth: Depth,
     digests: DigestCache | None,
     on_bytes: Callable[[int], None] | None,
-) -> str | None:
-    path = directory / file.path
+) -> Problem | None:
     try:
-        if _has_link(directory, file.path):
-            return f"{file.path} is a symbolic link, or lies behind one"
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            return f"{file.path} is no regular file"
-        if status.st_size != file.size:
-            return f"{file.path} has {status.st_size} bytes where {file.size} were written"
-        problem = _check_header(path, file)
-        if problem or depth == "quick":
-            return problem
-        found = digests.digest(path, on_bytes) if digests else hash_file(path, on_bytes)
-        return None if found == file.sha256 else f"{file.path} has other bytes than were written"
+        problem = _find_damage(directory, file, depth, digests, on_bytes)
     except FileNotFoundError:
-        return f"{file.path} {_IS_MISSING}"
+        return "incomplete", f"{file.path} is missing"
     except OSError as error:
-        return f"{file.path} cannot be read: {error.strerror}"
+        status: Status = "unreadable" if is_about_access(error) else "corrupt"
+        return status, f"{file.path} cannot be read: {error.strerror}"
+    return ("corrupt", problem) if problem else None
+
+
+def _find_damage(
+    directory: Path,
+    file: FileEntry,
+    depth: Depth,
+    digests: DigestCache | None,
+    on_bytes: Callable[[int], None] | None,
+) -> str | None:
+    """One line about what differs; an OSError if that cannot be seen."""
+    path = directory / file.path
+    if _has_link(directory, file.path):
+        return f"{file.path} is a symbolic link, or lies behind one"
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        return f"{file.path} is no regular file"
+    if status.st_size != file.size:
+        return f"{file.path} has {status.st_size} bytes where {file.size} were written"
+    problem = _check_header(path, file)
+    if problem or depth == "quick":
+        return problem
+    found = digests.digest(path, on_bytes) if digests else hash_file(path, on_bytes)
+    return None if found == file.sha256 else f"{file.path} has other bytes than were written"
 
 
 def _check_header(path: Path, file: FileEntry) -> str | None:
     if file.role == "weights":
         try:
             read_header(path)
-        except ModelFormatError:
+        except ModelFormatError as error:
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
             return f"{file.path} has a damaged safetensors header"
     elif file.role == "graph" and file.path.endswith(".so"):
         with path.open("rb") as opened:

@@ -16,7 +16,7 @@ from neuron_artifacts.backends.neuron_host import NeuronHost, judge
 from neuron_artifacts.errors import IncompleteError
 from neuron_artifacts.toolchain.generations import GENERATIONS
 
-Word = Literal["usable", "recompile advised", "incompatible", "corrupt", "missing"]
+Word = Literal["usable", "recompile advised", "incompatible", "corrupt", "missing", "unreadable"]
 
 _STATUSES: dict[str, Status] = {
     "corrupt": "corrupt", "incomplete": "incomplete", "incompatible": "incompatible",
@@ -55,13 +55,15 @@ def check_neuron_directory(
     digests: DigestCache | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> NeuronVerdict | None:
-    """Check a directory that a Neuron library wrote; ``None`` if none did.
+    """Check a directory that a Neuron library wrote; ``None`` if none did, or nobody can tell.
 
     Without ``host``, an artifact with a manifest is judged against this machine.
     """
     base = verify_artifact(directory, depth, digests=digests, on_bytes=on_bytes)
     manifest = base.manifest
-    if base.status == "missing" or (manifest and manifest.backend not in GENERATIONS):
+    if base.status in ("missing", "unreadable"):
+        return None
+    if manifest and manifest.backend not in GENERATIONS:
         return None
     try:
         contents = read_neuron_directory(directory, full=depth == "full")

@@ -176,6 +176,8 @@ class _Job:
             verdict = check_artifact(destination, "full", digests=self._store.digests, host=False)
             if verdict.status == "ok":
                 return Adopted(destination, read_manifest(destination), left_out, was_there=True)
+            if verdict.status == "unreadable":
+                raise verdict.error()
             aside = self._store.set_aside(destination)
             self._observe(Note(f"what lay there was set aside as {aside}"))
         raise StoreError(f"{destination} cannot be published: something else keeps it occupied")

@@ -167,6 +167,8 @@ class BuildJob(ABC):
             verdict = check_artifact(
                 self.destination, "full", digests=self.store.digests, host=False
             )
+            if verdict.status == "unreadable" and not self.decision.forced:
+                raise verdict.error()
             if verdict.status == "ok" and verdict.manifest and verdict.manifest.key == manifest.key:
                 return read_manifest(self.destination)
         raise StoreError(
@@ -194,6 +196,8 @@ class BuildJob(ABC):
         if verdict.status == "missing":
             return False
         refuse_foreign(self.destination, self.store, verdict.manifest is None)
+        if verdict.status == "unreadable" and not self.decision.forced:
+            raise verdict.error()
         same = verdict.manifest is not None and verdict.manifest.key == self.resolved.key.key
         return not (verdict.status == "ok" and same) or self.decision.forced
 

@@ -17,7 +17,8 @@ def find_litter(store: LocalStore) -> dict[Path, int]:
     So are caches that vllm-neuron was served from, once the artifact is gone. Each with its bytes
     on disk. Nothing that a living process works on is among them.
     """
-    elsewhere = [*find_orphans(store.root), *find_stale(), *find_unused()]
+    cache = store.digests.find_abandoned()
+    elsewhere = [*find_orphans(store.root), *find_stale(), *find_unused(), *cache]
     return {**gc.find_litter(store), **{path: gc.size_on_disk(path) for path in elsewhere}}
 
 
@@ -27,6 +28,6 @@ def collect_litter(store: LocalStore, found: Mapping[Path, int]) -> list[Path]:
     collect_incoming(store.root)
     for path in find_stale():
         remove_stale(path)
-    for path in find_unused():
+    for path in (*find_unused(), *store.digests.find_abandoned()):
         gc.discard(path)
     return [path for path in found if not path.exists()]

@@ -61,7 +61,7 @@ def look_up(
     Raises
     ------
     StoreError
-        Something that is no artifact lies at ``destination``.
+        Something that is no artifact lies at ``destination``, or something that cannot be read.
     UsageError
         The policy cannot be read.
     """
@@ -74,6 +74,8 @@ def look_up(
         verdict = check_artifact(
             path, "full" if wanted else "quick", digests=store.digests, host=False
         )
+        if verdict.status == "unreadable" and path == destination and not force:
+            raise verdict.error()
         if verdict.status != "missing" and path == destination:
             refuse_foreign(path, store, verdict.manifest is None)
         if verdict.manifest and (path == destination or _is_trusted(path, policy)):

@@ -78,7 +78,7 @@ def repair_command(directory: Path, verdict: Verdict) -> str:
     return shlex.join(words)
 
 
-Action = Literal["sound", "fetched", "rebuilt", "quarantined", "kept"]
+Action = Literal["sound", "fetched", "rebuilt", "quarantined", "kept", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,14 @@ def repair_artifact(
     """Make an artifact whole again: fetched from a remote store, else built, else set aside.
 
     Nothing is deleted. ``fetch`` gets a key and says whether it brought the artifact; ``rebuild``
-    gets the options of a compile. What a newer release wrote is no damage, and is kept.
+    gets the options of a compile. What a newer release wrote is no damage, and what cannot
+    be read is not known to be damaged: both are kept.
     """
     verdict = verdict or verify_artifact(directory, "full")
     if verdict.status in ("ok", "missing"):
         return Repair(directory, "sound")
+    if verdict.status == "unreadable":
+        return Repair(directory, "unreadable", verdict.problems[0])
     if verdict.status == "incompatible":
         return Repair(directory, "kept", verdict.problems[0])
     inside = directory.parent == store.root

@@ -39,6 +39,7 @@ def repair_command(
     """Read artifacts to the last byte, and fetch or build again those that do not hold.
 
     What cannot be built again is set aside in the store, never deleted; then the exit code is 5.
+    What cannot be read is left as it is; then it is 1.
     """
     from neuron_artifacts.build import compile_artifact
     from neuron_artifacts.build.repair import repair_artifact
@@ -76,8 +77,10 @@ def repair_command(
     else:
         for repair in repairs:
             _output.write(_line(repair))
-    lost = any(repair.action in ("quarantined", "kept") for repair in repairs)
-    return ExitCode.CORRUPT if lost else ExitCode.OK
+    actions = {repair.action for repair in repairs}
+    if actions & {"quarantined", "kept"}:
+        return ExitCode.CORRUPT
+    return ExitCode.ERROR if "unreadable" in actions else ExitCode.OK
 
 
 def _line(repair: Repair) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from neuron_artifacts.artifact import Manifest, verify_artifact
@@ -15,13 +15,30 @@ Approve = Callable[[Path], object]
 """Asked about a directory with a manifest and its signatures; raises what speaks against it."""
 
 
+Join = Callable[[Path, Sequence[bytes]], int]
+"""Adds envelopes to the signatures of the artifact in a directory; how many were added to it."""
+
+
 def approve_all(_directory: Path) -> None:
     """Nobody is asked."""
 
 
+def join_none(_directory: Path, _envelopes: Sequence[bytes]) -> int:
+    """No signature is taken that came later."""
+    return 0
+
+
 def is_whole(destination: Path, key: str, store: LocalStore) -> bool:
-    """Whether the artifact lies there, byte for byte."""
+    """Whether the artifact lies there, byte for byte.
+
+    Raises
+    ------
+    StoreError
+        Something lies there that cannot be read: it may well be whole.
+    """
     verdict = verify_artifact(destination, "full", digests=store.digests)
+    if verdict.status == "unreadable":
+        raise verdict.error()
     return verdict.status == "ok" and verdict.manifest is not None and verdict.manifest.key == key
 
 

@@ -7,7 +7,6 @@ reader knows one kind of member and one of header, each of bounded size; ``tar x
 
 from __future__ import annotations
 
-import os
 import secrets
 import tarfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from neuron_artifacts._files import CHUNK, shorten, sync_directory
+from neuron_artifacts._files import CHUNK, shorten, sync, sync_directory
 from neuron_artifacts.artifact import (
     MANIFEST_NAME,
     SIDECARS,
@@ -129,9 +128,18 @@ def import_artifact(
     return Bundle(manifest.key, destination, manifest.total_bytes)
 
 
-def _add(
-    file: IO[bytes], manifest: Manifest, name: str, chunks: Iterator[bytes], size: int
-) -> None:
+class _Counted:
+    """Counts what is written to a file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self.size += self._file.write(data)
+
+
+def _add(file: _Counted, manifest: Manifest, name: str, chunks: Iterator[bytes], size: int) -> None:
     member = tarfile.TarInfo(f"{_folder(manifest)}{name}")
     member.size, member.mode = size, 0o644
     file.write(member.tobuf(tarfile.GNU_FORMAT, "utf-8", "strict"))
@@ -179,6 +187,8 @@ def _lay(reader: _Reader, staging: Staging, manifest: Manifest, meter: Meter) ->
             for chunk in reader.chunks():
                 file.write(chunk)
                 meter.add(len(chunk) if entry else 0)
+            file.flush()
+            sync(file, size)
         beside.discard(name)
         if entry:
             staging.adopt(name, entry.role)
@@ -250,7 +260,7 @@ class _Reader:
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[IO[bytes]]:
+def _replacing(target: Path) -> Iterator[_Counted]:
     """A file that takes the target's place when the block succeeds."""
     for left in target.parent.glob(f".{target.name}.*"):
         if Owner.parse(left.name) and is_abandoned(left):
@@ -258,9 +268,10 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
     temporary = target.with_name(f".{target.name}.{Owner.current().token}-{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
-            yield file
+            counted = _Counted(file)
+            yield counted
             file.flush()
-            os.fsync(file.fileno())
+            sync(file, counted.size)
         temporary.replace(target)
         sync_directory(target.parent)
     finally:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuron_artifacts._files import CHUNK, sync_directory, write_all
+from neuron_artifacts._files import CHUNK, sync, sync_directory, write_all
 from neuron_artifacts.errors import MissError, RemoteError
 from neuron_artifacts.remote.objects import Listed
 from neuron_artifacts.store.owner import Owner, is_abandoned
@@ -66,10 +66,11 @@ class FileObjects:
 
     def list(self, folder: str) -> Iterator[Listed]:
         with self._explained(folder):
-            for path in sorted((self._root / folder).glob("*")):
+            for path in sorted((self._root / folder).rglob("*")):
                 with suppress(FileNotFoundError):  # gone between the looks
-                    status = path.stat()
-                    yield Listed(f"{folder}{path.name}", status.st_size, status.st_mtime)
+                    if path.is_file():
+                        name, status = path.relative_to(self._root).as_posix(), path.stat()
+                        yield Listed(name, status.st_size, status.st_mtime)
 
     def delete(self, name: str) -> None:
         with self._explained(name):
@@ -85,9 +86,11 @@ class FileObjects:
         temporary = folder / f"{Owner.current().token}-{secrets.token_hex(4)}"
         try:
             with temporary.open("xb", buffering=0) as file:
+                size = 0
                 for chunk in chunks:
                     write_all(file, chunk)
-                os.fsync(file.fileno())
+                    size += len(chunk)
+                sync(file, size)
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)

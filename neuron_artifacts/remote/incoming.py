@@ -8,7 +8,6 @@ is needed, and no two processes ever write one file.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import threading
 import time
@@ -17,7 +16,7 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-from neuron_artifacts._files import CHUNK, DigestCache, write_all
+from neuron_artifacts._files import CHUNK, DigestCache, sync, write_all
 from neuron_artifacts.errors import CorruptError, RemoteError
 from neuron_artifacts.remote.moving import persistently
 from neuron_artifacts.remote.port import OnBytes
@@ -159,7 +158,7 @@ class _Arriving:
             file.seek(self._have)
             if self._have < self._size:
                 persistently(lambda: self._append(file, read), moved=lambda: self._have)
-            os.fsync(file.fileno())
+            sync(file, self._have)
 
     def _append(self, file: FileIO, read: Read) -> None:
         for chunk in read(self._have):

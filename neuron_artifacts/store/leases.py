@@ -20,6 +20,8 @@ from neuron_artifacts.store.owner import ABANDONED_SECONDS, Owner, is_alive
 STORE_NAME = "neuron-compiled-artifacts"
 
 LEASES, USED, PINS, TRASH = ".leases", ".used", ".pins", ".trash"
+CLOCK = ".clock-"
+"""Begins the name of a file that is touched to learn the store's time."""
 INTENT = ".intent"
 """Ends the name of the file by which a collector says what it is about to remove."""
 RENEW_SECONDS = 1800.0
@@ -115,7 +117,7 @@ def store_time(root: Path) -> float:
     OSError
         The store cannot be written.
     """
-    probe = root / f".clock-{os.getpid()}-{secrets.token_hex(4)}"
+    probe = root / f"{CLOCK}{Owner.current().token}-{secrets.token_hex(4)}"
     probe.touch()
     try:
         return probe.stat().st_mtime

@@ -17,6 +17,7 @@ from neuron_artifacts.store.leases import STORE_NAME
 from neuron_artifacts.store.owner import is_abandoned
 from neuron_artifacts.store.staging import Staging, rename_without_replacing, storing
 
+LOCKS = ".locks"
 _MOST_SAID = 4096
 """Bytes that the holder of a lock may say."""
 
@@ -102,7 +103,7 @@ class LocalStore:
         """
         from filelock import FileLock, Timeout
 
-        path = self.root / ".locks" / f"{key}.lock"
+        path = self.root / LOCKS / f"{key}.lock"
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
         lock, began = FileLock(path), time.monotonic()

@@ -36,7 +36,9 @@ class Owner:
     def current(cls) -> Owner:
         host = f"{socket.gethostname()} {_read('/etc/machine-id')}"
         boot, namespace = _short(_boot_id()), _short(_pid_namespace())
-        return cls(_short(host), boot, namespace, os.getpid(), _started("self"))
+        started = _started("self")
+        # A token with two dashes is nobody's: then only time tells.
+        return cls(_short(host), boot, namespace, os.getpid(), -1 if started is None else started)
 
     @property
     def token(self) -> str:
@@ -62,7 +64,10 @@ def is_alive(owner: Owner) -> bool | None:
         return False
     if owner.namespace != me.namespace:
         return None
-    return _started(str(owner.pid)) == owner.started
+    started = _started(str(owner.pid))
+    if started is None:
+        return None if _exists(owner.pid) else False
+    return started == owner.started
 
 
 def is_abandoned(directory: Path, *, now: float | None = None) -> bool:
@@ -99,10 +104,27 @@ def _pid_namespace() -> str:
         return ""
 
 
-def _started(pid: str) -> int:
-    """Start time in clock ticks since boot (proc(5), field 22 of ``stat``); -1 if not alive."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+def _started(pid: str) -> int | None:
+    """Start time in clock ticks since boot (proc(5), field 22 of ``stat``); -1 if not alive.
+
+    ``None`` where it cannot be read: there is no such process, it is hidden, or we are in trouble.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
     return int(fields[19]) if len(fields) > 19 and fields[0] not in "ZX" else -1
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, of whatever user, as a system call tells it."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _read(path: str) -> str:

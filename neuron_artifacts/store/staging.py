@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from neuron_artifacts._files import CHUNK, DigestCache, sync_directory
+from neuron_artifacts._files import CHUNK, DigestCache, sync, sync_directory
 from neuron_artifacts.artifact import MANIFEST_NAME, FileEntry, Manifest
 from neuron_artifacts.artifact.manifest import Role
 from neuron_artifacts.errors import CorruptError, ResourceError, StoreError
@@ -74,7 +74,7 @@ class Staging:
         target = self._target(name)
         with storing(target):
             target.write_bytes(data)
-        self._seal(name, target, hashlib.sha256(data).hexdigest(), role)
+        self._seal(name, target, hashlib.sha256(data).hexdigest(), role, size=len(data))
 
     def reserve(self, name: str) -> Path:
         """A path that somebody else, a compiler, writes; :meth:`adopt` it afterwards."""
@@ -84,11 +84,12 @@ class Staging:
         """Take in the file written at a reserved path."""
         target = self.path / name
         with storing(target):
-            digest = hashlib.sha256()
+            size, digest = 0, hashlib.sha256()
             with target.open("rb") as file:
                 while chunk := file.read(CHUNK):
                     digest.update(chunk)
-        self._seal(name, target, digest.hexdigest(), role)
+                    size += len(chunk)
+        self._seal(name, target, digest.hexdigest(), role, size=size)
 
     def adopt_all(self, role: Callable[[str], Role]) -> None:
         """Take in every file that somebody else has written below :attr:`path`.
@@ -128,6 +129,7 @@ class Staging:
         """
         target = self._target(name)
         with storing(target):
+            size = source.stat().st_size
             if _reflink(source, target):
                 how: How = "reflink"
             elif may_hardlink and _hardlink(source, target):
@@ -143,7 +145,7 @@ class Staging:
                 f"{source} has other bytes than its digest says",
                 hint="it changed or is damaged: fetch it again, then run the command again",
             )
-        self._seal(name, target, sha256, role, keep_mode=how == "hardlink")
+        self._seal(name, target, sha256, role, size=size, keep_mode=how == "hardlink")
         return how
 
     def complete(self, manifest: Manifest, *, sidecars: Mapping[str, bytes] | None = None) -> None:
@@ -181,17 +183,20 @@ class Staging:
         return target
 
     def _seal(
-        self, name: str, target: Path, sha256: str, role: Role, *, keep_mode: bool = False
+        self,
+        name: str,
+        target: Path,
+        sha256: str,
+        role: Role,
+        *,
+        size: int,
+        keep_mode: bool = False,
     ) -> None:
         with storing(target):
             if not keep_mode:
                 target.chmod(READ_ONLY)
-                descriptor = os.open(target, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            size = target.stat().st_size
+                with target.open("rb") as file:
+                    sync(file, size)
         self._files[name] = FileEntry(name, size, sha256, role)
         self._digests.remember(target, sha256, settled=True)
 
@@ -201,7 +206,7 @@ class Staging:
         with path.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file, len(data))
         path.chmod(READ_ONLY)
 
 

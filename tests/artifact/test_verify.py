@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -8,15 +9,17 @@ from pathlib import Path
 import pytest
 
 from neuron_artifacts._files import DigestCache
-from neuron_artifacts.artifact import MANIFEST_NAME, verify_artifact
+from neuron_artifacts.artifact import MANIFEST_NAME, read_manifest, verify, verify_artifact
 from neuron_artifacts.errors import (
     CorruptError,
     ExitCode,
     IncompatibleError,
     IncompleteError,
     MissError,
+    StoreError,
 )
 from tests.artifact.artifacts import publish
+from tests.limits import no_descriptors
 
 
 @pytest.fixture
@@ -175,3 +178,47 @@ def test_damage_is_graver_than_absence(artifact: Path) -> None:
     verdict = verify_artifact(artifact)
     assert verdict.status == "corrupt"
     assert [problem.split()[0] for problem in verdict.problems] == ["graphs/a.so", "config.json"]
+
+
+def test_what_cannot_be_opened_is_not_called_damaged(artifact: Path) -> None:
+    with no_descriptors():
+        verdict = verify_artifact(artifact, "full")
+    assert (verdict.status, verdict.exit_code) == ("unreadable", ExitCode.ERROR)
+    assert "cannot be read: Too many open files" in verdict.problems[0]
+    assert type(verdict.error()) is StoreError
+    with no_descriptors(), pytest.raises(StoreError):
+        read_manifest(artifact)
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(errno.EIO, "unreadable"), (errno.EACCES, "unreadable"), (errno.ESTALE, "unreadable"),
+     (errno.EISDIR, "corrupt"), (errno.ELOOP, "corrupt"), (errno.ENOENT, "incomplete")],
+)  # fmt: skip
+def test_what_fails_while_it_is_read(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: str
+) -> None:
+    def fail(path: Path, _on_bytes: object) -> str:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(verify, "hash_file", fail)
+    verdict = verify_artifact(artifact, "full")
+    assert verdict.status == status
+    assert verdict.bad_files == {"graphs/a.so", "weights/model.safetensors", "config.json"}
+
+
+def test_damage_is_graver_than_what_cannot_be_read(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, _on_bytes: object) -> str:
+        if path.name == "a.so":
+            return "0" * 64
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    monkeypatch.setattr(verify, "hash_file", fail)
+    (artifact / "config.json").unlink()
+    verdict = verify_artifact(artifact, "full")
+    assert verdict.status == "corrupt"
+    assert [problem.split()[0] for problem in verdict.problems] == [
+        "graphs/a.so", "config.json", "weights/model.safetensors",
+    ]  # fmt: skip

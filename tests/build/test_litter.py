@@ -77,3 +77,24 @@ def test_a_clock_that_jumps_by_a_day_does_not_make_work_stale(
     path = lay(tmp_path / ("a" * 32))
     found = workspaces.find_stale(tmp_path, now=time.time() + days * DAY)
     assert found == ([path] if is_stale else [])
+
+
+def test_what_killed_writers_of_small_files_left(tmp_path: Path, cache: Path) -> None:
+    artifact = publish(tmp_path)
+    root = artifact.parent
+    left = [
+        root / f".clock-{DEAD.token}-0",
+        root / ".locks" / ".key.holder.4711.00c0ffee",
+        root / ".failed" / ".graphs.json.4711.00c0ffee",
+        artifact / ".artifact.sig.json.4711.00c0ffee",
+        cache / "digests" / ".fe00-1.json.4711.00c0ffee",
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1, 1))
+    young = root / ".locks" / ".key.holder.4712.00c0ffee"
+    young.touch()
+    assert run("gc", "--store", tmp_path).code == 0
+    assert [path for path in left if path.exists()] == []
+    assert young.exists()

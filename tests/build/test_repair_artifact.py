@@ -17,6 +17,7 @@ from neuron_artifacts.key import digest_of
 from neuron_artifacts.spec import resolve_spec
 from neuron_artifacts.store import LocalStore
 from tests.cli.run import run
+from tests.limits import no_descriptors
 from tests.models import SMALL, copy_model
 
 
@@ -144,3 +145,12 @@ def test_the_command(store: LocalStore) -> None:
     assert result.code == 5
     assert result.data["artifacts"][0]["action"] == "quarantined"
     assert "--model" in run("repair", "--help").out
+
+
+def test_what_cannot_be_read_is_left_as_it_is(store: LocalStore) -> None:
+    (path,) = store.directories()
+    with no_descriptors():
+        repair = repair_artifact(path, store, rebuild=refuse)
+    assert (repair.action, repair.now_at) == ("unreadable", None)
+    assert "Too many open files" in (repair.reason or "")
+    assert verify_artifact(path, "full").status == "ok"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from neuron_artifacts._files import sync
 from neuron_artifacts.backends.cpu.ir import Storage
 from neuron_artifacts.backends.cpu.weights import is_float_matrix
 from neuron_artifacts.errors import ModelFormatError
@@ -29,13 +29,15 @@ def convert_file(source: Path, destination: Path, storage: Storage) -> None:
     tensors = sorted(read_header(source).values(), key=lambda info: (info.start, info.end))
     header = _header(tensors, storage)
     with source.open("rb") as reader, destination.open("wb") as writer:
-        writer.write(len(header).to_bytes(8, "little") + header)
+        size = writer.write(len(header).to_bytes(8, "little") + header)
         for info in tensors:
             dtype = storage if is_float_matrix(info) else info.dtype
             for block in _blocks(reader, info):
-                writer.write(block if dtype == info.dtype else encode(_decode(block, info), dtype))
+                size += writer.write(
+                    block if dtype == info.dtype else encode(_decode(block, info), dtype)
+                )
         writer.flush()
-        os.fsync(writer.fileno())
+        sync(writer, size)
 
 
 def _header(tensors: list[TensorInfo], storage: Storage) -> bytes:

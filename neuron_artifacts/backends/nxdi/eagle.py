@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from neuron_artifacts._files import CHUNK, sync_directory
+from neuron_artifacts._files import CHUNK, sync, sync_directory
 from neuron_artifacts.backends.nxdi.preflight.speculation import LM_HEAD
 from neuron_artifacts.errors import ModelFormatError, RefusedError, StoreError
 from neuron_artifacts.events import BytesMoved, Observer, ignore
@@ -241,15 +241,15 @@ def _write_weights(
     kept = sorted(tensors.values(), key=lambda info: (info.start, info.end))
     header = _header(kept, head, dtype)
     with path.open("xb") as writer:
-        writer.write(len(header).to_bytes(8, "little") + header)
+        size = writer.write(len(header).to_bytes(8, "little") + header)
         if draft is not None:
             with draft.open("rb") as reader:
                 for info in kept:
-                    _write_all(writer, _blocks(reader, info), on_bytes)
+                    size += _write_all(writer, _blocks(reader, info), on_bytes)
         with target.open("rb") as reader:
-            _write_all(writer, _converted(reader, head.tensor, dtype), on_bytes)
+            size += _write_all(writer, _converted(reader, head.tensor, dtype), on_bytes)
         writer.flush()
-        os.fsync(writer.fileno())
+        sync(writer, size)
 
 
 def _header(kept: list[TensorInfo], head: Head, dtype: str) -> bytes:
@@ -288,10 +288,13 @@ def _blocks(reader: BinaryIO, info: TensorInfo) -> Iterator[bytes]:
         yield block
 
 
-def _write_all(writer: BinaryIO, blocks: Iterator[bytes], on_bytes: OnBytes) -> None:
+def _write_all(writer: BinaryIO, blocks: Iterator[bytes], on_bytes: OnBytes) -> int:
+    """How much that was."""
+    size = 0
     for block in blocks:
-        writer.write(block)
+        size += writer.write(block)
         on_bytes(len(block))
+    return size
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
