@@ -11,6 +11,7 @@ from neuron_artifacts.artifact import read_manifest
 from neuron_artifacts.backends.base import DirectoryBackend, GraphBackend, ResolvedSpec
 from neuron_artifacts.backends.registry import get_backend
 from neuron_artifacts.build.directory import DirectoryJob
+from neuron_artifacts.build.examine import resolve_or_refuse
 from neuron_artifacts.build.graphs import GraphJob
 from neuron_artifacts.build.job import Outcome
 from neuron_artifacts.build.known import refuse_known_failure, remembering_failure
@@ -85,7 +86,10 @@ def _compile(
     clock = Clock(observe)
     with clock.phase("resolve"):
         # A hub model is described first: a hit must not download 140 GB to find out.
-        resolved = resolve_request(spec, environ=environ, observe=observe, weights=False)
+        if skip_preflight:
+            resolved = resolve_request(spec, environ=environ, observe=observe, weights=False)
+        else:
+            resolved = resolve_or_refuse(spec, environ=environ, observe=observe)
     store = LocalStore(Path(spec.store))
     key = resolved.key.key
     destination = destination_of(spec, store, key, environ)

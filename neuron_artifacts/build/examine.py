@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neuron_artifacts.backends.base import ResolvedSpec
-from neuron_artifacts.backends.findings import Finding, order
+from neuron_artifacts.backends.findings import Finding, order, refuse
 from neuron_artifacts.build.lookup import (
     destination_of,
     examine_build,
@@ -47,6 +47,28 @@ def examine_request(
     return order((*findings, *examine_build(resolved, decision, destination, environ)))
 
 
+def resolve_or_refuse(
+    spec: CompileSpec, *, environ: Mapping[str, str], observe: Observer = ignore
+) -> ResolvedSpec:
+    """Resolve a request without a hub model's weights, or say all that is wrong with it.
+
+    Raises
+    ------
+    SpecError, RefusedError
+        With every finding, as ``--preflight-only`` has them, where there are several.
+    """
+    try:
+        return resolve_request(spec, environ=environ, observe=observe, weights=False)
+    except (SpecError, RefusedError) as error:
+        try:
+            findings = examine_request(spec, environ=environ)
+        except NeuronArtifactsError:
+            raise error from None
+        if sum(finding.severity == "error" for finding in findings) > 1:
+            refuse(findings)
+        raise
+
+
 def _resolve_what_can_be(
     spec: CompileSpec, environ: Mapping[str, str], observe: Observer
 ) -> tuple[ResolvedSpec | None, list[Finding]]:
@@ -66,4 +88,4 @@ def _resolve_what_can_be(
 
 def _finding(error: NeuronArtifactsError) -> Finding:
     rule = error.options[0] if len(error.options) == 1 else "request"
-    return Finding("error", rule, error.message, error.hint)
+    return Finding("error", rule, error.message, error.hint, is_usage=isinstance(error, SpecError))

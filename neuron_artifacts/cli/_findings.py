@@ -7,12 +7,12 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from neuron_artifacts.backends.findings import SEVERITIES, Finding
+from neuron_artifacts.backends.findings import SEVERITIES, Finding, exit_code
 from neuron_artifacts.cli import _output
-from neuron_artifacts.errors import ExitCode
 
 _STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 _WIDTH = 96
+_SHOWN = ("severity", "rule", "message", "hint")
 
 
 def findings_table(findings: Sequence[Finding]) -> str:
@@ -24,7 +24,7 @@ def findings_table(findings: Sequence[Finding]) -> str:
 def findings_json(findings: Sequence[Finding]) -> dict[str, Any]:
     """``exit_code`` is what ``--preflight-only`` ends with."""
     return {
-        "findings": [vars(finding) for finding in findings],
+        "findings": [{name: getattr(finding, name) for name in _SHOWN} for finding in findings],
         "counts": _count(findings),
         "exit_code": int(exit_code(findings)),
     }
@@ -37,12 +37,6 @@ def summary(findings: Sequence[Finding]) -> str:
         f"{counts[kind]} {kind}{'' if counts[kind] == 1 else 's'}" for kind in SEVERITIES[:2]
     ]  # fmt: skip
     return ", ".join(told)
-
-
-def exit_code(findings: Sequence[Finding]) -> ExitCode:
-    """Refused where there is an error."""
-    refused = any(finding.severity == "error" for finding in findings)
-    return ExitCode.REFUSED if refused else ExitCode.OK
 
 
 def print_findings(findings: Sequence[Finding], *, as_json: bool) -> int:

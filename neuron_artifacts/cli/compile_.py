@@ -36,7 +36,8 @@ def compile_command(
         bool,
         typer.Option(
             "--preflight-only",
-            help="Say what would fail, all of it, and stop; 7 if anything would.",
+            help="Say what would fail, all of it, and stop; 7 if anything would, 2 if an option is "
+            "wrong.",
         ),
     ] = False,
     remote: Annotated[

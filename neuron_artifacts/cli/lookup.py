@@ -178,10 +178,14 @@ def look_up_spec(
 ) -> int:
     """Look a request up in the local store and print the decision."""
     from neuron_artifacts.build import check_build, destination_of, look_up, resolve_request
+    from neuron_artifacts.build.examine import resolve_or_refuse
     from neuron_artifacts.store import LocalStore
 
     with show_progress() as observe:
-        resolved = resolve_request(spec, observe=observe, weights=False)
+        if preflight:
+            resolved = resolve_or_refuse(spec, environ=os.environ, observe=observe)
+        else:
+            resolved = resolve_request(spec, observe=observe, weights=False)
         store = LocalStore(Path(spec.store))
         destination = destination_of(spec, store, resolved.key.key, os.environ)
         decision = look_up(resolved, store, destination, force=force)

@@ -76,6 +76,9 @@ _LISTED_ELSEWHERE = frozenset({
 })  # fmt: skip
 """What the registry knows besides, under any level, without underscores."""
 
+_IMAGE_TO_TEXT = frozenset({"llama4", "llava", "pixtral", "qwen2vl", "qwen3vl"})
+"""Those of them that are built of a text and a vision part each."""
+
 _FORK_TABLE = ("LlamaForCausalLM", "MistralForCausalLM", "DbrxForCausalLM", "MixtralForCausalLM")
 _FORK_TABLES = {
     "aws-fork-2.22": _FORK_TABLE,
@@ -112,6 +115,13 @@ def family_for(config: Mapping[str, Any], loader: str | None, level: SdkLevel) -
             f"{where} has no class for {name} that is known here", hint=_who_knows(name, loader)
         )
     return family
+
+
+def is_image_to_text(config: Mapping[str, Any]) -> bool:
+    """Whether NxD Inference has the architecture as two models, ``NeuronBaseForImageToText``."""
+    names = config.get("architectures")
+    name = str(names[0]) if isinstance(names, list) and names else ""
+    return name.removeprefix("Neuron").partition("For")[0].lower() in _IMAGE_TO_TEXT
 
 
 def _who_knows(name: str, loader: str | None) -> str:

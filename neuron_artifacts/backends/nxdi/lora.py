@@ -56,7 +56,7 @@ def lora_serving(given: Any, level: SdkLevel, *, hash_seed: str | None = None) -
     """
     if not isinstance(given, dict):
         return given
-    table = _defaults(level)
+    table = lora_defaults(level)
     fields = {**table, **{name: deepcopy(v) for name, v in given.items() if name in table}}
     if level.before("2.22"):
         return fields
@@ -86,7 +86,7 @@ def broken_adapters(
     """Every reason why the class would raise, or why its text is not the same each time."""
     if not isinstance(given, dict):
         return ()
-    table = _defaults(level)
+    table = lora_defaults(level)
     broken = [
         BrokenRule("lora-entry", f"lora_config has no entry {name!r} in SDK {level.name}")
         for name in sorted(set(given) - set(table))
@@ -187,7 +187,8 @@ def _listed(file: Any, name: str) -> dict[str, str]:
         raise SpecError(f"lora_ckpt_json {file} cannot be read: {error}") from None
 
 
-def _defaults(level: SdkLevel) -> dict[str, Any]:
+def lora_defaults(level: SdkLevel) -> dict[str, Any]:
+    """Every entry of LoraServingConfig with its plain default."""
     if level.before("2.22"):
         return {**_BASE, "max_loras_on_cpu": 2}
     common = {**_BASE, "lora_memory_transpose": True}

@@ -13,6 +13,32 @@ _DTYPES = ("float32", "float16", "bfloat16")
 _FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 
 
+_HYBRID_SHARDING = dict.fromkeys(
+    ("moe_cte_tp_degree", "moe_cte_ep_degree", "moe_tkg_tp_degree", "moe_tkg_ep_degree"), 1
+)
+_TENSOR_CAPTURE: Mapping[str, Any] = {
+    "modules_to_capture": [],
+    "max_intermediate_tensors": None,
+    "auto_capture_moe_tensors": False,
+    "capture_inputs": False,
+}
+
+_UNKNOWABLE = ("block_sharding_strategy", "blockwise_nki_autograd_cls")
+
+
+def nested_defaults(level: SdkLevel) -> dict[str, Mapping[str, Any]]:
+    """The entries of each nested object with their defaults; LoRA's are in its own module."""
+    tables = read_table(f"neuron-config-{level.name}")
+    found = {
+        "on_device_sampling_config": tables["on_device_sampling_config"],
+        "chunked_prefill_config": tables["chunked_prefill_config"],
+        "hybrid_sharding_config": _HYBRID_SHARDING,
+        "tensor_capture_config": _TENSOR_CAPTURE,
+        **{name: tables["moe"].get(name) for name in ("blockwise_matmul_config", "router_config")},
+    }
+    return {name: table for name, table in found.items() if table}
+
+
 def check_dtype(name: str, value: Any, level: SdkLevel) -> Any:
     """A dtype as NxD Inference accepts it by name.
 
@@ -42,21 +68,14 @@ def chunked_prefill(given: Any, level: SdkLevel) -> Any:
 
 def hybrid_sharding(given: Any) -> Any:
     """HybridShardingConfig of mixture-of-experts models."""
-    names = ("moe_cte_tp_degree", "moe_cte_ep_degree", "moe_tkg_tp_degree", "moe_tkg_ep_degree")
-    return _fill_known(given, dict.fromkeys(names, 1))
+    return _fill_known(given, _HYBRID_SHARDING)
 
 
 def tensor_capture(given: Any) -> Any:
     """TensorCaptureConfig; what is not an object switches the feature off."""
     if not isinstance(given, dict):
         return None
-    table: dict[str, Any] = {
-        "modules_to_capture": [],
-        "max_intermediate_tensors": None,
-        "auto_capture_moe_tensors": False,
-        "capture_inputs": False,
-    }
-    capture = _fill_known(given, table)
+    capture = _fill_known(given, _TENSOR_CAPTURE)
     if capture["auto_capture_moe_tensors"]:
         # All captured expert statistics become one more tensor.
         most = capture["max_intermediate_tensors"]
@@ -83,7 +102,7 @@ def blockwise_matmul(given: Any, table: Mapping[str, Any], level: SdkLevel, host
     given = {**given}
     if given.get("block_sharding_strategy") == "HI_LO":
         del given["block_sharding_strategy"]
-    for name in ("block_sharding_strategy", "blockwise_nki_autograd_cls"):
+    for name in _UNKNOWABLE:
         if given.get(name) is not None:
             raise SpecError(
                 f"blockwise_matmul_config.{name}={given[name]!r} cannot be known here",
@@ -92,6 +111,11 @@ def blockwise_matmul(given: Any, table: Mapping[str, Any], level: SdkLevel, host
     if "block_sharding_strategy" in given:
         default["block_sharding_strategy"] = None
     return _fill_known(given, default)
+
+
+def has_unknowable_entries(blockwise: Mapping[str, Any]) -> bool:
+    """Whether :func:`blockwise_matmul` cannot tell what the class makes of it."""
+    return any(blockwise.get(name) not in (None, "HI_LO") for name in _UNKNOWABLE)
 
 
 def router(kwargs: Mapping[str, Any], level: SdkLevel) -> dict[str, Any]:

@@ -85,8 +85,10 @@ def build_neuron_config(
     SpecError
         The class would raise, or the value of a field cannot be known without it.
     """
-    fields = fill_in_neuron_config(kwargs, family=family, level=level, host=host)
     given = reaching_arguments(kwargs, family, level)
+    for name in unknowable_arguments(given):
+        raise SpecError(f"the text of {name} cannot be known without NxD Inference")
+    fields = fill_in_neuron_config(kwargs, family=family, level=level, host=host)
     try:
         for broken in broken_adapters(given.get("lora_config"), level, hash_seed=host.hash_seed):
             raise SpecError(broken.message, hint=broken.hint)
@@ -153,9 +155,6 @@ def reaching_arguments(
             given["async_mode"] = kwargs["async"]
     if "torch_dtype" not in given:
         given.pop("overrides_torch_dtype", None)
-    for name in _UNKNOWABLE:
-        if given.get(name) is not None:
-            raise SpecError(f"the text of {name} cannot be known without NxD Inference")
     return given
 
 
@@ -165,6 +164,15 @@ def unknown_arguments(
     """Which arguments neither the class nor vLLM's loaders know."""
     known = {*field_defaults(family, level), *_ALIASES, *_OF_LOADERS}
     return tuple(sorted(set(kwargs) - known))
+
+
+def unknowable_arguments(kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which arguments are given whose values only NxD Inference itself can tell."""
+    found = [name for name in _UNKNOWABLE if kwargs.get(name) is not None]
+    blockwise = kwargs.get("blockwise_matmul_config")
+    if isinstance(blockwise, Mapping) and nested.has_unknowable_entries(blockwise):
+        found.append("blockwise_matmul_config")
+    return tuple(found)
 
 
 def _unusable(error: Exception) -> SpecError:

@@ -51,6 +51,11 @@ _ROUTER_ARGUMENTS = ("router_act_fn", "router_dtype")
 """Read by RouterConfig.from_kwargs, and then called unexpected (MoENeuronConfig)."""
 _OBSOLETE = ("trace_tokengen_model", "lora_serving_config")
 """What loaders of vLLM pass to releases that have no such field any more, and drop it."""
+REFUSALS = (
+    AssertionError, AttributeError, FileNotFoundError, LookupError, NotImplementedError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What building a configuration or a model raises for values that it does not take."""
 
 
 def run(request: Request, emit: Emit) -> dict[str, Any]:
@@ -131,7 +136,19 @@ def quantize(cls: Any, config: Any, model: str) -> None:
 
 
 def hash_config(request: Request, emit: Emit) -> dict[str, Any]:
-    """As vLLM has it, arguments that the library drops included."""
+    """As vLLM has it, arguments that the library drops included.
+
+    With ``graphs``, what the library does not take is an answer: its own checks are in the way.
+    """
+    try:
+        return _hash_config(request, emit)
+    except REFUSALS as error:
+        if not request.get("graphs"):
+            raise
+        return {"refused": f"{type(error).__name__}: {error}"}
+
+
+def _hash_config(request: Request, emit: Emit) -> dict[str, Any]:
     config = make_config(request, lambda text: emit("warning", text=text))
     set_names(request, config)
     told = text_of(config)  # as vLLM takes it: models change what they are made of

@@ -12,8 +12,10 @@ import pytest
 
 from neuron_artifacts.backends.nxdi.vllm_hash import vllm_artifact_hash
 from neuron_artifacts.build import resolve_request
+from neuron_artifacts.build.examine import examine_request
 from neuron_artifacts.errors import NeuronArtifactsError, RefusedError, SpecError, ToolchainError
 from neuron_artifacts.spec import resolve_spec
+from tests.backends.nxdi.sites import Site, write_model
 from tests.cli.run import run
 from tests.models import ADDER, change_weights, copy_model
 from tests.toolchain.environments import NXDI, bare_environ, make_environment
@@ -114,7 +116,13 @@ def test_flags_of_the_environment_that_reach_the_compiler(resolve: Resolve) -> N
     [
         ({"target": "native"}, RefusedError, "has no Neuron device"),
         ({"target": "x86-64-v3"}, SpecError, "no Neuron device"),
-        ({"override_neuron_config": {"fused_kqv": True}}, SpecError, "no field 'fused_kqv'"),
+        ({"override_neuron_config": {"fused_kqv": True}}, RefusedError, "no field 'fused_kqv'"),
+        ({"override_neuron_config": {"lora_config": 5}}, RefusedError, "must be an object, and"),
+        (
+            {"override_neuron_config": {"token_generation_batches": ["a", 1]}},
+            RefusedError,
+            "unusable value",
+        ),
         ({"python": "/nowhere/python"}, ToolchainError, "/nowhere/python"),
         ({"vllm_loader": "x"}, SpecError, "unknown vllm_loader"),
         ({"speculative_model": str(ADDER)}, SpecError, "num_speculative_tokens"),
@@ -158,6 +166,80 @@ def test_preflight_names_everything_and_compile_refuses(python: Path, tmp_path: 
     assert refused.code == 7
     assert all(rule in refused.err for rule in errors)
     assert not list((tmp_path / "neuron-compiled-artifacts").glob("*"))
+
+
+def test_compile_tells_all_that_the_preflight_tells(python: Path, tmp_path: Path) -> None:
+    flags = ["--backend", "nxdi", "--target", "trn1", "--python", python, "--tp-degree", "64"]
+    override = {"lora_config": 5, "on_device_sampling_config": {"topk": 1}, "fused_qkv": "false"}
+    flags += ["--override-neuron-config", json.dumps(override)]
+    shown = run("compile", ADDER, *flags, "--preflight-only", "--json", cwd=tmp_path)
+    told = [f["message"] for f in shown.data["findings"] if f["severity"] == "error"]
+    assert len(told) == 4
+    for action in ([], ["--dry-run"]):
+        refused = run("compile", ADDER, *flags, *action, cwd=tmp_path)
+        assert (refused.code, shown.code) == (7, 7)
+        assert all(message in refused.err for message in told)
+        assert refused.err.count("error: ") == 1
+
+
+@pytest.mark.parametrize("extra", [[], ["--speculative-method", "eagle"]])
+def test_wrong_options_alone_are_wrong_usage(
+    python: Path, tmp_path: Path, extra: list[str]
+) -> None:
+    flags = ["--backend", "nxdi", "--target", "trn1", "--python", python, "--vllm-loader", "x"]
+    refused = run("compile", ADDER, *flags, *extra, cwd=tmp_path)
+    shown = run("compile", ADDER, *flags, *extra, "--preflight-only", cwd=tmp_path)
+    assert (refused.code, shown.code) == (2, 2)
+    assert ("speculative_method" in refused.err) == bool(extra)
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        ({"override_neuron_config": {"is_prefix_caching": True, "block_size": 32}}, ["prefix"]),
+        ({"override_neuron_config": {"text_neuron_config": {"is_prefix_caching": True}}},
+         ["prefix"]),
+        ({"speculative_model": str(ADDER), "num_speculative_tokens": 3}, ["fused speculation"]),
+        ({"override_neuron_config": {
+            "is_medusa": True, "chunked_prefill_config": {"max_num_seqs": 2}}},
+         ["chunked prefill", "Medusa"]),
+    ],
+)  # fmt: skip
+def test_what_image_models_have_not_is_told_with_the_rest(
+    flags: dict[str, Any], what: list[str], site: Site, python: Path, tmp_path: Path
+) -> None:
+    model = write_model(
+        tmp_path / "model", architectures=["Llama4ForConditionalGeneration"],
+        torch_dtype="bfloat16", vision_config={},
+        text_config={"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2},
+    )  # fmt: skip
+    given = {"backend": "nxdi", "target": "trn1", "python": str(site.python), **flags}
+    spec = resolve_spec({"model": str(model), "tp_degree": 64, **given}, environ={})
+    found = examine_request(spec, environ=bare_environ())
+    errors = [finding.message for finding in found if finding.severity == "error"]
+    assert [any(word in error for error in errors) for word in what] == [True] * len(what), errors
+    assert any("cores" in error for error in errors), errors
+
+
+def test_what_the_library_itself_refuses_is_a_finding(site: Site, tmp_path: Path) -> None:
+    model = write_model(
+        tmp_path / "model", architectures=["Llama4ForConditionalGeneration"], vision_config={},
+        torch_dtype="bfloat16", text_config={"hidden_size": 16},
+    )  # fmt: skip
+    flags = ["--backend", "nxdi", "--target", "trn1", "--python", site.python, "--seq-len", "32"]
+    shown = run("compile", model, *flags, "--preflight-only", "--json", cwd=tmp_path)
+    assert shown.code == 7
+    assert "AssertionError: Config must define" in shown.data["findings"][0]["message"]
+    refused = run("compile", model, *flags, cwd=tmp_path)
+    assert (refused.code, "Config must define" in refused.err) == (7, True)
+
+
+def test_what_only_the_library_knows_is_asked_of_it(site: Site, resolve: Resolve) -> None:
+    resolved = resolve(
+        python=str(site.python), override_neuron_config={"kv_quant_config": {"a": 1}},
+        environ=site.environ(),
+    )  # fmt: skip
+    assert resolved.work.fields["kv_quant_config"] == {"a": 1}
 
 
 def test_dry_run_and_lookup_need_no_device(python: Path, tmp_path: Path) -> None:
