@@ -48,3 +48,7 @@ _HOMES = {
 
 # The command line starts without numpy, pydantic or the engine.
 __getattr__ = importing(__name__, _HOMES)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -207,7 +207,7 @@ def _canonical_name(spelled: str, origin: str) -> str:
         return name
     near = difflib.get_close_matches(name, [*_FIELDS, *ALIASES], n=1)
     raise SpecError(
-        f"unknown option {shorten(spelled)} in {origin}",
+        f"unknown option {shorten(spelled)}" + (f" in {origin}" if origin != "flag" else ""),
         hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_FIELDS)}",
     )
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compile(
-    model: str | Path,
+    model: str | Path | None = None,
     *,
     config_file: str | Path | None = None,
     force: bool = False,
@@ -25,6 +25,8 @@ def compile(
     **options: Any,
 ) -> Outcome:
     """Give the artifact for ``model``; ``options`` are those of the command line, by name.
+
+    Without ``model``, ``config_file`` names it.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def compile(
         See :mod:`neuron_artifacts.errors`.
     """
     spec = resolve_spec(
-        {"model": str(model), **_plain(options)},
+        _plain({"model": model, **options}),
         config_file=Path(config_file) if config_file else None,
     )
     return compile_artifact(spec, observe=observe, force=force, skip_preflight=skip_preflight)

@@ -182,7 +182,7 @@ class Engine:
         if self.failed is not None:
             raise EngineError(f"the engine has failed: {self.failed}") from self.failed
         if self._draining:
-            raise EngineBusyError("the server is shutting down", draining=True)
+            raise EngineBusyError("the engine is shutting down", draining=True)
         waiting = self._scheduler.waiting
         if waiting and waiting + count > self._max_waiting:
             raise EngineBusyError(f"{waiting} sequences are waiting already", draining=False)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from neuron_artifacts._files import shorten
 from neuron_artifacts.backends.runner import Runner
 from neuron_artifacts.errors import NeuronArtifactsError, RequestError
 from neuron_artifacts.runtime.chat import render_chat
@@ -127,6 +128,8 @@ class LLM:
             return self._read(prompt.get("prompt", ()))
         if isinstance(prompt, str):
             return prompt, self._tokenizer.encode(prompt)
+        if not isinstance(prompt, Iterable):
+            raise _no_prompt(prompt)
         return None, list(prompt)
 
     def _generate(
@@ -193,9 +196,19 @@ class _Job:
 def _as_list(prompts: Any) -> list[Prompt]:
     if isinstance(prompts, (str, Mapping)):
         return [prompts]
+    if not isinstance(prompts, Iterable):
+        raise _no_prompt(prompts)
     listed = list(prompts)
     single = bool(listed) and all(isinstance(each, int) for each in listed)
     return [listed] if single else listed
+
+
+def _no_prompt(value: object) -> RequestError:
+    return RequestError(
+        f"{shorten(value)} is no prompt: it is text, a list of token ids, or a dictionary with "
+        "prompt or prompt_token_ids",
+        param="prompt",
+    )
 
 
 def _per_prompt(
@@ -203,6 +216,8 @@ def _per_prompt(
 ) -> list[SamplingParams]:
     if isinstance(params, SamplingParams):
         return [params] * count
+    if isinstance(params, Mapping) or not all(isinstance(p, SamplingParams) for p in params):
+        raise RequestError("sampling_params is a SamplingParams, or a list of one for each prompt")
     if len(params) != count:
         raise RequestError(f"{count} prompts came with {len(params)} sampling parameters")
     return list(params)

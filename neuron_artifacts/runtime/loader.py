@@ -85,6 +85,8 @@ def load_artifact(
 
     See :func:`verify_trusted` for what is checked, and raised, before anything is loaded.
     """
+    if threads is not None and not (isinstance(threads, int) and threads > 0):
+        raise UsageError(f"threads must be a whole number from 1 on, got {threads!r}")
     seconds: dict[str, float] = {}
     began = time.monotonic()
 

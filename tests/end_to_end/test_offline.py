@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import neuron_artifacts
 from neuron_artifacts import LLM, SamplingParams
+from neuron_artifacts.errors import SpecError
 from tests.cli.run import run
 from tests.models import ADDER
 
@@ -39,6 +41,30 @@ def test_python_api(adder: Path) -> None:
         first, second = llm.generate(["1+1=", "1+1="], again)
         assert first.outputs[0].token_ids == second.outputs[0].token_ids
         assert len(first.outputs[0].token_ids) == 5
+
+
+def test_the_package_shows_its_names() -> None:
+    assert set(neuron_artifacts.__all__) <= set(dir(neuron_artifacts))
+
+
+def test_a_file_may_name_the_model(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"model: {ADDER}\nseq_len: 128\nstore: {tmp_path}\n")
+    outcome = neuron_artifacts.compile(config_file=file)
+    assert outcome.manifest.neuron_config["seq_len"] == 128
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (None, {}, "no model given"),
+        (5, {}, "model must be text"),
+        (ADDER, {"batchsize": 4}, "unknown option 'batchsize'$"),
+    ],
+)
+def test_wrong_calls_of_compile(model: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        neuron_artifacts.compile(model, **options)
 
 
 def test_vllms_offline_example_with_its_import_line_changed(

@@ -150,6 +150,24 @@ def test_one_bad_prompt_refuses_all(
     assert runner.calls == []
 
 
+@pytest.mark.parametrize(
+    ("prompts", "params", "message"),
+    [
+        (5, SHORT, "5 is no prompt"),
+        (None, SHORT, "None is no prompt"),
+        (["Hello", 5.5], SHORT, r"5\.5 is no prompt"),
+        ("Hello", {"temperature": 0}, "sampling_params is a SamplingParams"),
+        (["a", "b"], [SHORT, 5], "sampling_params is a SamplingParams"),
+        ("Hello", [SHORT, SHORT], "1 prompts came with 2"),
+    ],
+)
+def test_what_is_no_prompt_and_no_options(
+    llm: LLM, prompts: Any, params: Any, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        llm.generate(prompts, params)
+
+
 def test_trouble_while_generating_is_raised(llm: LLM, runner: ToyRunner) -> None:
     runner.poison = 100
     with pytest.raises(EngineError, match="no token can be chosen"):

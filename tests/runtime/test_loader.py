@@ -81,6 +81,9 @@ def test_a_flipped_bit_is_found_by_default_and_as_deep_as_asked(copied: Path) ->
             assert llm.generate(["1+1="])
     with pytest.raises(UsageError, match="one of off, quick, full"):
         neuron_artifacts.load(copied, verify="sometimes")
+    for threads in (0, -1, "two"):
+        with pytest.raises(UsageError, match="threads must be"):
+            neuron_artifacts.load(copied, threads=threads)  # type: ignore[arg-type]
 
 
 def test_off_still_reads_the_manifest(copied: Path) -> None:
