@@ -18,6 +18,8 @@ import shutil
 import sys
 import types
 
+import recording
+
 CLOSED = {
     "torch_neuronx", "torch_xla", "libneuronxla", "neuronxcc", "nki", "nkilib",
     # Open, and of no use here: other people's packages that these sources import at the top.
@@ -94,6 +96,8 @@ class BucketModelConfig:
 
 def fill_in(module):
     name = module.__name__
+    for attribute, value in recording.FILLINGS.get(name, {}).items():
+        setattr(module, attribute, value)
     if name == "torch_neuronx":
         import torch
 
