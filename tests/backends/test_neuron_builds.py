@@ -238,6 +238,29 @@ def test_a_quantised_checkpoint_lies_in_the_artifact_too(
     assert served.code == 0, served.err
 
 
+def test_a_quantised_checkpoint_counts_unless_it_was_made_here(
+    nxdi: Callable[[Path], Place], tmp_path: Path
+) -> None:
+    place = nxdi(tmp_path)
+    fields = {"quantized": True, "quantized_checkpoints_path": "int8"}
+    override = ["--override-neuron-config", json.dumps(fields)]
+    first = place.compile(ADDER, *override)
+    assert first.code == 0, first.err
+    again = place.compile(ADDER, *override)
+    assert (again.data["verdict"], again.data["key"]) == ("hit", first.data["key"])
+    model = tmp_path / "int8" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"1")
+    given = place.compile(ADDER, *override)
+    assert given.data["verdict"] == "relink", "the graphs do not depend on it"
+    assert given.data["key"] != first.data["key"]
+    shutil.rmtree(tmp_path / "int8")
+    shutil.rmtree(first.data["path"])
+    made = place.compile(ADDER, *override)
+    assert made.code == 0, made.err
+    assert (made.data["verdict"], made.data["key"]) == ("relink", first.data["key"])
+    assert model.is_file(), "sharding needs it, so it was made again"
+
+
 def test_graphs_that_only_vllm_drives_are_refused_before_they_are_loaded(
     nxdi: Callable[[Path], Place], tmp_path: Path
 ) -> None:

@@ -21,11 +21,16 @@ from neuron_artifacts.backends.findings import Finding
 from neuron_artifacts.backends.nxdi.adopted import summarise
 from neuron_artifacts.backends.nxdi.companions import find_companions
 from neuron_artifacts.backends.nxdi.drafts import draft_settings
-from neuron_artifacts.backends.nxdi.fields import adapter_digests, resolve_fields
+from neuron_artifacts.backends.nxdi.fields import resolve_fields
 from neuron_artifacts.backends.nxdi.identity import (
     graphs_document,
     list_graphs,
     weights_document,
+)
+from neuron_artifacts.backends.nxdi.inputs import (
+    input_digests,
+    quantization_origin,
+    refuse_changes,
 )
 from neuron_artifacts.backends.nxdi.levels import SdkLevel, level_of_release
 from neuron_artifacts.backends.nxdi.paths import with_absolute_paths
@@ -61,6 +66,7 @@ class NxdiWork:
     request: NeuronRequest
     fields: Mapping[str, Any]
     draft: ModelSnapshot | None
+    inputs: Mapping[str, Any]
 
 
 class NxdiBackend:
@@ -96,14 +102,15 @@ class NxdiBackend:
             config=model.config, neuron_config={**fields, **request.multimodal},
             environ=environ, draft=draft.config if draft else None,
         )  # fmt: skip
-        weights = weights_document(model, fields, draft=draft, adapters=adapter_digests(fields))
+        inputs = input_digests(model, fields)
+        weights = weights_document(model, fields, draft=draft, inputs=inputs)
         key = make_key(graphs, weights)
         return ResolvedSpec(
             spec=spec, model=model, backend=self.name, target=site.platform.target,
             toolchain=site.versions, neuron_config=summarise(fields),
             graphs=_tasks(_graphs(fields, answers), key.graphs_digest), weights=weight_tasks(model),
             key=key, estimate=Estimate(weights=0, cache=0, compile_job=0), notes=(),
-            work=NxdiWork(site, level, request, fields, draft),
+            work=NxdiWork(site, level, request, fields, draft, inputs),
         )  # fmt: skip
 
     def build_directory(
@@ -120,7 +127,13 @@ class NxdiBackend:
         draft = _draft_of(own.request, weights=True, observe=observe)
         if draft is not None:
             request["draft"] = _draft_request(own.request, draft)
+        if request.get("quantize"):
+            request["quantize"] = quantization_origin(resolved.model, own.fields)
         result = call_worker(own.site, WORKER, request, directory=work, watcher=watcher)
+        refuse_changes(
+            [resolved.model, *([own.draft] if own.draft else [])],
+            own.inputs, input_digests(resolved.model, own.fields),
+        )  # fmt: skip
         return BuiltDirectory(
             watcher.entries(), _serve_recipe(own, result), find_companions(own.fields, draft),
             reads_checkpoint=not own.fields.get("quantized"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_artifacts.artifact.neuron_weights import DRAFT, QUANTIZED
+from neuron_artifacts.backends.nxdi.inputs import MARKER
 from neuron_artifacts.errors import RefusedError
 from neuron_artifacts.model import ModelSnapshot
 from neuron_artifacts.model.snapshot import CONFIG_NAME, INDEX_NAME
@@ -47,7 +48,8 @@ def find_companions(fields: Mapping[str, Any], draft: ModelSnapshot | None) -> d
 
 def _quantized(path: Path) -> dict[str, Path]:
     files = sorted(path.iterdir()) if path.is_dir() else []
-    found = {f"{QUANTIZED}/{file.name}": file for file in files if file.suffix in _KEPT}
+    kept = [file for file in files if file.suffix in _KEPT and file.name != MARKER]
+    found = {f"{QUANTIZED}/{file.name}": file for file in kept}
     if not any(name.endswith(".safetensors") for name in found):
         raise RefusedError(
             f"{path} has no safetensors, and an artifact carries no pickle",

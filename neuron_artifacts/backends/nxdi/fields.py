@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import DigestCache, shorten
+from neuron_artifacts._files import shorten
 from neuron_artifacts.backends.nxdi.families import Family, family_for, is_image_to_text
 from neuron_artifacts.backends.nxdi.kinds import wrong_kinds
 from neuron_artifacts.backends.nxdi.levels import PYTHONS, SdkLevel, host_of
@@ -115,19 +114,3 @@ def _read_answer(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     except (KeyError, TypeError, ValueError):
         pass
     raise ToolchainError("the worker gave no configuration", hint="neuron-artifacts doctor")
-
-
-def adapter_digests(fields: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """SHA-256 of every file of every LoRA adapter that the configuration names."""
-    config = fields.get("lora_config")
-    if not isinstance(config, Mapping):
-        return {}
-    paths = {**(config.get("lora_ckpt_paths") or {}), **(config.get("lora_ckpt_paths_cpu") or {})}
-    digests = DigestCache()
-    found = {}
-    for name, path in sorted(paths.items()):
-        folder = Path(path)
-        # One that is missing is preflight's to name, beside whatever else is wrong.
-        files = sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
-        found[name] = {file.name: digests.digest(file) for file in files}
-    return found

@@ -69,16 +69,14 @@ def weights_document(
     neuron_config: Mapping[str, Any],
     *,
     draft: ModelSnapshot | None,
-    adapters: Mapping[str, Mapping[str, str]],
+    inputs: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Everything that is laid beside the graphs. ``adapters``: LoRA name to file to SHA-256."""
+    """Everything that is laid beside the graphs. ``inputs``: see :func:`.inputs.input_digests`."""
     document = checkpoint_document(model)
     document["layout"] = {name: neuron_config.get(name) for name in LAYOUT_FIELDS}
     if draft is not None:
         document["draft"] = _digests(draft, draft.weight_files)
-    if adapters:
-        document["lora"] = {name: dict(files) for name, files in adapters.items()}
-    return document
+    return {**document, **inputs}
 
 
 def checkpoint_document(model: ModelSnapshot) -> dict[str, Any]:

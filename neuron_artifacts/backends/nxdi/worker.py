@@ -43,6 +43,8 @@ MULTIMODAL = ("text_neuron_config", "vision_neuron_config")
 CONTEXT_ENCODING = "context_encoding_model"
 QUANTIZED, DRAFT = "quantized", "draft"
 """Where an artifact carries them if nothing is sharded (``artifact/neuron_weights.py``)."""
+MARKER = "neuron-artifacts.json"
+"""In a quantised checkpoint that was made here (``inputs.py``)."""
 WORK_DIRECTORY = "BASE_COMPILE_WORK_DIR"
 LAYOUT_OPTION = "NXD_LAYOUT_TRANSFORMATION_OPTIONS"
 WATCH_SECONDS = 0.5
@@ -70,11 +72,7 @@ def run(request: Request, emit: Emit) -> dict[str, Any]:
 def compile_model(request: Request, emit: Emit) -> dict[str, Any]:
     if not os.environ.get(WORK_DIRECTORY):
         raise ValueError(f"{WORK_DIRECTORY} is not set; the default is wiped by every compile")
-    emit("phase", name="configure")
-    model = make_model(request)
-    if request.get("quantize"):
-        emit("phase", name="quantize")
-        quantize(type(model), model.config, request["model"])
+    model = prepare(request, emit)
     emit("phase", name="compile")
     with Progress(list_graphs(model), emit):
         model.compile(request["output"])
@@ -86,8 +84,7 @@ def shard(request: Request, emit: Emit) -> dict[str, Any]:
     """Sharding reads the checkpoint and the configuration, not the graphs."""
     if os.environ.get(LAYOUT_OPTION):
         raise ValueError(f"weights in the layout of {LAYOUT_OPTION} are written by a compile only")
-    emit("phase", name="configure")
-    model = make_model(request)
+    model = prepare(request, emit)
     output = request["output"]
     emit("phase", name="shard")
     if hasattr(model, "shard_text_weights"):  # models/image_to_text_model_base.py
@@ -99,6 +96,15 @@ def shard(request: Request, emit: Emit) -> dict[str, Any]:
         model.get_builder().shard_checkpoint(serialize_path=f"{output}/weights/")
     save_config(request, model)
     return describe(request, model)
+
+
+def prepare(request: Request, emit: Emit) -> Any:
+    emit("phase", name="configure")
+    model = make_model(request)
+    if request.get("quantize"):
+        emit("phase", name="quantize")
+        quantize(type(model), model.config, request["model"], request["quantize"])
+    return model
 
 
 def save_config(request: Request, model: Any) -> None:
@@ -122,8 +128,8 @@ def set_names(request: Request, config: Any) -> None:
         config.fused_spec_config.draft_config._name_or_path = name
 
 
-def quantize(cls: Any, config: Any, model: str) -> None:
-    """Write the quantised checkpoint whole or not at all."""
+def quantize(cls: Any, config: Any, model: str, origin: Any) -> None:
+    """Write the quantised checkpoint whole or not at all, with what it was made from."""
     fields = config.neuron_config
     path = Path(fields.quantized_checkpoints_path)
     partial = path.with_name(path.name + ".partial")
@@ -132,6 +138,9 @@ def quantize(cls: Any, config: Any, model: str) -> None:
     fields.quantized_checkpoints_path = str(partial)
     cls.save_quantized_state_dict(model, config)
     fields.quantized_checkpoints_path = str(path)
+    if isinstance(origin, dict):
+        files = {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in partial.iterdir()}
+        (partial / MARKER).write_text(json.dumps({**origin, "files": files}), encoding="utf-8")
     partial.rename(path)
 
 

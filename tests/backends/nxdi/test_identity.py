@@ -62,7 +62,9 @@ def test_the_place_of_an_adapter_is_in_no_key(tmp_path: Any) -> None:
     assert digest(neuron_config=moved) == digest()
     model = resolve_model(str(copy_model(tmp_path / "m")))
     weights = [
-        weights_document(model, FIELDS, draft=None, adapters={"a": {"adapter.safetensors": sha}})
+        weights_document(
+            model, FIELDS, draft=None, inputs={"lora": {"a": {"adapter.safetensors": sha}}}
+        )
         for sha in ("1", "2")
     ]
     assert make_key({}, weights[0]).key != make_key({}, weights[1]).key
@@ -70,13 +72,13 @@ def test_the_place_of_an_adapter_is_in_no_key(tmp_path: Any) -> None:
 
 def test_ranks_of_one_deployment_share_graphs_and_differ_in_weights(tmp_path: Any) -> None:
     model = resolve_model(str(copy_model(tmp_path / "m")))
-    first = weights_document(model, FIELDS, draft=None, adapters={})
-    second = weights_document(model, {**FIELDS, "start_rank_id": 2}, draft=None, adapters={})
+    first = weights_document(model, FIELDS, draft=None, inputs={})
+    second = weights_document(model, {**FIELDS, "start_rank_id": 2}, draft=None, inputs={})
     assert first != second
     assert first["files"] == second["files"]
     kept = {**FIELDS, "save_sharded_checkpoint": True}
-    assert weights_document(model, kept, draft=None, adapters={}) != first
-    drafted = weights_document(model, FIELDS, draft=model, adapters={})
+    assert weights_document(model, kept, draft=None, inputs={}) != first
+    drafted = weights_document(model, FIELDS, draft=model, inputs={})
     assert drafted["draft"] == first["files"]
 
 

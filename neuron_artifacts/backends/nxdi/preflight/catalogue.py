@@ -123,6 +123,9 @@ _QUANTIZATION: _Rules = {
     "quantization-made": (
         "error", "a `quantization_type` that cannot be made here, with no checkpoint that has it",
     ),
+    "quantized-stale": (
+        "error", "a compile made `quantized_checkpoints_path` of other weights or settings",
+    ),
     "quantized-mlp-dtype": ("error", "a quantised MLP kernel with another dtype than `f8e4m3`"),
     "quantized-qkv-kernel": ("error", "a QKV kernel without `modules_to_not_convert`"),
     "quantized-whole": ("note", "no `modules_to_not_convert`: every linear layer is quantised"),

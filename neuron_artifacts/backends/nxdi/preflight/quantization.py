@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from neuron_artifacts.backends.findings import Finding
+from neuron_artifacts.backends.nxdi.inputs import is_stale
 from neuron_artifacts.backends.nxdi.preflight.catalogue import finding
 from neuron_artifacts.backends.nxdi.preflight.subject import Subject
 
@@ -23,6 +24,14 @@ def check_quantization(subject: Subject) -> Iterator[Finding]:
     """What NeuronConfig takes and the quantiser, the compiler or the loader does not."""
     if subject.field("quantized"):
         yield from _check_type(subject)
+        path = subject.field("quantized_checkpoints_path")
+        if path is not None and is_stale(subject.model, subject.fields):
+            yield finding(
+                "quantized-stale",
+                f"{path} was quantised from other weights, or with other settings, than are asked "
+                "for now",
+                hint="name another quantized_checkpoints_path, or remove it to have it made again",
+            )
         if not subject.field("modules_to_not_convert"):
             yield finding(
                 "quantized-whole", "modules_to_not_convert is not given: lm_head is quantised too"

@@ -291,8 +291,15 @@ def test_medusa_needs_its_heads(tmp_path: Path) -> None:
     assert not named(examine_request(model=model, is_medusa=True), "medusa-heads")
 
 
+def test_a_quantised_checkpoint_of_another_model(tmp_path: Path) -> None:
+    arguments = {**QUANTIZED, "quantized_checkpoints_path": str(tmp_path)}
+    assert not named(examine_request(**arguments), "quantized-stale")
+    (tmp_path / "neuron-artifacts.json").write_text('{"weights": {}, "settings": {}}')
+    assert named(examine_request(**arguments), "quantized-stale")
+
+
 def test_every_rule_has_a_case() -> None:
-    tried = {case[0] for case in (*CASES, *LORA_CASES)} | {"medusa-heads"}
+    tried = {case[0] for case in (*CASES, *LORA_CASES)} | {"medusa-heads", "quantized-stale"}
     assert tried == set(RULES)
 
 
