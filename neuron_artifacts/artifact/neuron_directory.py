@@ -98,7 +98,7 @@ def read_neuron_directory(directory: Path, *, full: bool = False) -> NeuronDirec
     config, findings = _read_config(directory)
     kind = _kind_of(directory, config)
     if kind is None:
-        raise IncompleteError("it holds nothing that a Neuron library has written")
+        raise IncompleteError(f"{directory} holds nothing that a Neuron library has written")
     if kind in ("transformers-neuronx", "vllm-neuron"):
         return _read_loose(directory, kind, config, full)
     content = config.content if config else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from neuron_artifacts.errors import (
     StoreError,
 )
 from neuron_artifacts.model.safetensors_header import read_header
-from neuron_artifacts.model.snapshot import TEMPLATE_FOLDER, is_asset
+from neuron_artifacts.model.snapshot import CONFIG_NAME, TEMPLATE_FOLDER, is_asset
 
 Status = Literal["ok", "missing", "incomplete", "corrupt", "incompatible", "unreadable"]
 Depth = Literal["off", "quick", "full"]
@@ -57,6 +58,11 @@ _GRAVITY: tuple[Status, ...] = ("corrupt", "incomplete", "unreadable")
 _LOOK_AGAIN = (
     "nothing says that it is damaged: see who may read it, and to the disk, and run the command "
     "again; `compile --force` sets it aside and builds it anew"
+)
+
+_WHERE_ARTIFACTS_ARE = (
+    "name a directory, or the first digits of a key: `neuron-artifacts list` shows those of the "
+    "store here, and `neuron-artifacts compile MODEL` makes one"
 )
 
 Problem = tuple[Status, str]
@@ -103,7 +109,7 @@ def verify_artifact(
     read wherever it is found, as ``chat_template.jinja``. Never raises for what it finds on disk.
     """
     try:
-        manifest = read_manifest(directory)
+        manifest = _read(directory)
     except NeuronArtifactsError as error:
         status = next(name for name, cls in _ERRORS.items() if type(error) is cls)
         return Verdict(directory, status, depth, (error.message,), error.hint)
@@ -147,6 +153,14 @@ def read_manifest(directory: Path) -> Manifest:
     StoreError
         It cannot be looked at.
     """
+    try:
+        return _read(directory)
+    except NeuronArtifactsError as error:
+        where = "" if str(directory) in error.message else f"{directory}: "
+        raise type(error)(where + error.message, hint=error.hint) from None
+
+
+def _read(directory: Path) -> Manifest:
     found = _parse_if_there(directory)
     if found:
         return found
@@ -155,7 +169,7 @@ def read_manifest(directory: Path) -> Manifest:
     except NotADirectoryError:
         names = [directory.name]
     except FileNotFoundError:
-        raise MissError(f"there is no such directory: {directory}") from None
+        raise MissError("there is no such directory", hint=_WHERE_ARTIFACTS_ARE) from None
     except OSError as error:
         raise _unreadable(directory, error) from None
     if not names:
@@ -166,10 +180,18 @@ def read_manifest(directory: Path) -> Manifest:
         return found
     raise IncompleteError(
         f"it has no {MANIFEST_NAME}, so it is no artifact of ours, or an unfinished one",
-        hint="what vLLM compiled is taken in with `neuron-artifacts adopt`"
-        if "model.pt" in names
-        else None,
+        hint=_remedy(names, directory),
     )
+
+
+def _remedy(names: list[str], directory: Path) -> str | None:
+    """What to do with a directory that holds something else than an artifact."""
+    if "model.pt" in names:
+        return "what vLLM compiled is taken in with `neuron-artifacts adopt`"
+    if CONFIG_NAME in names and any(name.endswith(".safetensors") for name in names):
+        command = shlex.join(("neuron-artifacts", "compile", str(directory)))
+        return f"it looks like a model: `{command}` makes an artifact of it"
+    return None
 
 
 def _parse_if_there(directory: Path) -> Manifest | None:

@@ -125,7 +125,8 @@ def _ensure_valid(
     if verdict.status == "ok":
         return
     if on_invalid is OnInvalid.refuse:
-        raise verdict.error(hint=f"repair it: {repair_command(directory, verdict)}")
+        hint = verdict.hint if verdict.manifest is None else None
+        raise verdict.error(hint or f"repair it: {repair_command(directory, verdict)}")
     from neuron_artifacts.build import compile_artifact
     from neuron_artifacts.spec import resolve_spec
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -222,3 +223,17 @@ def test_damage_is_graver_than_what_cannot_be_read(
     assert [problem.split()[0] for problem in verdict.problems] == [
         "graphs/a.so", "config.json", "weights/model.safetensors",
     ]  # fmt: skip
+
+
+def test_a_manifest_that_cannot_be_had_is_told_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(
+        MissError, match=re.escape(f"{tmp_path / 'absent'}: there is no")
+    ) as missing:
+        read_manifest(tmp_path / "absent")
+    assert "`neuron-artifacts list`" in (missing.value.hint or "")
+    (tmp_path / "config.json").touch()
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    with pytest.raises(IncompleteError, match=re.escape(f"{tmp_path}: it has no")) as model:
+        read_manifest(tmp_path)
+    assert f"neuron-artifacts compile {tmp_path}" in (model.value.hint or "")
+    assert verify_artifact(tmp_path).hint == model.value.hint

@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.run import run
 from tests.end_to_end.conftest import serving
+from tests.models import copy_model
 
 
 @pytest.fixture
@@ -99,3 +100,10 @@ def test_a_manifest_that_forgot_its_model_needs_to_be_told(spoiled: Path) -> Non
     result = run("serve", "--artifacts", spoiled, "--on-invalid", "recompile")
     assert result.code == 2
     assert "--model MODEL" in result.err
+
+
+def test_a_model_is_no_artifact_and_is_not_to_be_repaired(tmp_path: Path) -> None:
+    result = run("serve", "--artifacts", copy_model(tmp_path / "model"))
+    assert result.code == 5
+    assert f"`neuron-artifacts compile {tmp_path / 'model'}` makes an artifact" in result.err
+    assert "repair" not in result.err
