@@ -13,6 +13,7 @@ from neuron_artifacts.events import Note, Observer, ignore
 from neuron_artifacts.remote import Pulled, RemoteStore, pull_artifact, push_artifact
 from neuron_artifacts.store import LocalStore
 from neuron_artifacts.trust.policy import load_policy, require_trust
+from neuron_artifacts.trust.statement import join_signatures
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def pull_trusted(
             ) from None
 
     return pull_artifact(
-        share.remote, key, store, destination=destination, approve=approve, observe=observe
-    )
+        share.remote, key, store, destination=destination, approve=approve,
+        join=join_signatures, observe=observe,
+    )  # fmt: skip
 
 
 def fetch_instead(

@@ -47,8 +47,9 @@ def pull_command(
 def _describe(pulled: Any) -> str:
     from neuron_artifacts.preflight import show_bytes
 
+    signed = [f"signed    {pulled.signatures} signatures are new"] if pulled.signatures else []
     if pulled.already_there:
-        return f"{pulled.key} is already at {pulled.path}"
+        return "\n".join([f"{pulled.key} is already at {pulled.path}", *signed])
     sources = {
         "fetched": pulled.fetched_bytes,
         "fetched before": pulled.resumed_bytes,
@@ -57,6 +58,7 @@ def _describe(pulled: Any) -> str:
     }
     shares = ", ".join(f"{show_bytes(count)} {what}" for what, count in sources.items() if count)
     lines = [f"{pulled.path}", f"moved     {shares}, in {_output.seconds(pulled.seconds)}"]
+    lines += signed
     if pulled.set_aside:
         lines.append(f"aside     what lay there broken is {pulled.set_aside}")
     return "\n".join(lines)

@@ -61,7 +61,7 @@ def _describe(pushed: Any, url: str) -> str:
 
     verb = "pushed to" if pushed.published else "is already in"
     lines = [
-        f"{pushed.key} {verb} {url}",
+        f"{pushed.key} {verb} {url}{', and is signed there now' if pushed.signed else ''}",
         f"sent      {show_bytes(pushed.sent_bytes)} of {show_bytes(pushed.total_bytes)}, "
         f"{pushed.sent_files} of {pushed.files} files, in {_output.seconds(pushed.seconds)}",
     ]

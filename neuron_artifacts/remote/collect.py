@@ -21,7 +21,7 @@ from neuron_artifacts.errors import CorruptError, MissError, RefusedError, Remot
 from neuron_artifacts.events import Note, Observer, ignore
 from neuron_artifacts.remote.manifest import MAX_BYTES
 from neuron_artifacts.remote.moving import in_parallel, persistently
-from neuron_artifacts.remote.objects import BLOBS, CasStore, Listed, Objects
+from neuron_artifacts.remote.objects import BLOBS, SIGNATURES, CasStore, Listed, Objects
 from neuron_artifacts.remote.port import RemoteStore
 from neuron_artifacts.remote.pull import read_remote
 
@@ -61,8 +61,11 @@ class Collected:
 def plan_collection(
     blobs: Sequence[Listed], named: Collection[str], *, now: float, grace: float
 ) -> list[Listed]:
-    """Blobs that nothing names and that are older than ``grace`` seconds, oldest first."""
-    orphans = [b for b in blobs if _digest(b) not in named and now - b.modified > grace]
+    """Blobs that nothing names and that are older than ``grace`` seconds, oldest first.
+
+    A signature is named by the key of an artifact that is there.
+    """
+    orphans = [b for b in blobs if _name(b) not in named and now - b.modified > grace]
     return sorted(orphans, key=lambda blob: (blob.modified, blob.name))
 
 
@@ -91,16 +94,17 @@ def collect_remote(
     with _Announcement(remote.objects, COLLECTING) as announcement:
         announcement.put(())
         now = announcement.time()
-        blobs = [b for b in _list(remote.objects, BLOBS) if is_sha256(_digest(b))]
+        listed = [b for folder in (BLOBS, SIGNATURES) for b in _list(remote.objects, folder)]
+        blobs = [b for b in listed if is_sha256(_name(b))]
         orphans = plan_collection(blobs, _named(remote), now=now, grace=grace)
         announce(orphans)
         found = Collected(tuple(orphans), sum(blob.size for blob in blobs))
         if not orphans or dry_run:
             return found
-        announcement.put([_digest(orphan) for orphan in orphans])
+        announcement.put(sorted({_name(orphan) for orphan in orphans}))
         until = time.monotonic() + REMOVING_SECONDS
         wanted = _pushing(remote.objects, now) | _named(remote)
-        doomed = [orphan for orphan in orphans if _digest(orphan) not in wanted]
+        doomed = [orphan for orphan in orphans if _name(orphan) not in wanted]
         gone = in_parallel(lambda orphan: _remove(remote.objects, orphan, until), doomed)
     return replace(
         found, removed=sum(gone), spared=len(orphans) - len(doomed), ran_out=not all(gone)
@@ -194,10 +198,11 @@ def _read(objects: Objects, announcement: Listed) -> set[str]:
 
 
 def _named(remote: CasStore) -> set[str]:
-    """Every digest that a visible manifest names."""
-    manifests = in_parallel(lambda key: read_remote(remote, key), persistently(remote.keys))
+    """Every digest that a visible manifest names, and the manifests' own keys."""
+    keys = persistently(remote.keys)
+    manifests = in_parallel(lambda key: read_remote(remote, key), keys)
     files = {file.sha256 for manifest in manifests for file in manifest.artifact.files}
-    return files | {s.sha256 for manifest in manifests for s in manifest.sidecars}
+    return files.union(keys, (s.sha256 for manifest in manifests for s in manifest.sidecars))
 
 
 def _list(objects: Objects, folder: str) -> list[Listed]:
@@ -211,5 +216,6 @@ def _remove(objects: Objects, orphan: Listed, until: float) -> bool:
     return True
 
 
-def _digest(blob: Listed) -> str:
-    return blob.name.removeprefix(BLOBS)
+def _name(blob: Listed) -> str:
+    """By what it is named: a blob by its digest, a signature by the key of its artifact."""
+    return blob.name.removeprefix(BLOBS).removeprefix(SIGNATURES).partition("/")[0]

@@ -9,11 +9,13 @@ usual ``.gitattributes`` keeps in LFS.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -23,8 +25,14 @@ from neuron_artifacts.model.hub_client import library, quiet
 from neuron_artifacts.model.hub_errors import Asked, explain, failures, retry_after
 from neuron_artifacts.remote.manifest import MAX_BYTES, RemoteManifest
 from neuron_artifacts.remote.moving import read_checked
-from neuron_artifacts.remote.objects import ARTIFACTS
-from neuron_artifacts.remote.port import Blob, OnBytes, Probe
+from neuron_artifacts.remote.objects import ARTIFACTS, SIGNATURES
+from neuron_artifacts.remote.port import (
+    MAX_SIGNATURE_BYTES,
+    MOST_SIGNATURES,
+    Blob,
+    OnBytes,
+    Probe,
+)
 
 _ASK_AT_ONCE = 200
 """Paths in one request about several."""
@@ -77,15 +85,10 @@ class HubStore:
         on_bytes(blob.size)
 
     def read_manifest(self, key: str) -> bytes | None:
-        data = bytearray()
         try:
-            for chunk in self._stream(f"{ARTIFACTS}{key}.json", 0):
-                data += chunk
-                if len(data) > MAX_BYTES:
-                    break
+            return self._read_small(f"{ARTIFACTS}{key}.json", MAX_BYTES)
         except MissError:
             return None
-        return bytes(data)
 
     def publish(self, manifest: RemoteManifest) -> bool:
         name = f"{ARTIFACTS}{manifest.artifact.key}.json"
@@ -97,23 +100,53 @@ class HubStore:
             if there and not blobs:
                 return False
             fresh = [] if there else [library().CommitOperationAdd(name, manifest.dump())]
-            if self._commit([*blobs, *fresh], manifest, head):
+            said = f"Add artifact {manifest.artifact.key[:16]}"
+            if self._commit([*blobs, *fresh], said, str(head)):
                 self._uploaded.clear()
                 return bool(fresh)
             time.sleep(random.uniform(0.05, 0.5))  # noqa: S311
-        raise RemoteError(f"{self.url}: others commit all the time", passing=True)
+        raise self._crowded()
+
+    def signatures(self, key: str) -> list[bytes]:
+        paths = self._list(f"{SIGNATURES}{key}", MOST_SIGNATURES)
+        found = (self._read_small(path, MAX_SIGNATURE_BYTES) for path in paths)
+        return [envelope for envelope in found if len(envelope) <= MAX_SIGNATURE_BYTES]
+
+    def add_signature(self, key: str, envelope: bytes) -> None:
+        name = f"{SIGNATURES}{key}/{hashlib.sha256(envelope).hexdigest()}.json"
+        added = library().CommitOperationAdd(name, envelope)
+        for _ in range(_RACES):
+            if self._commit([added], f"Add a signature of {key[:16]}", None):
+                return
+            time.sleep(random.uniform(0.05, 0.5))  # noqa: S311
+        raise self._crowded()
 
     def keys(self) -> list[str]:
-        def ask() -> list[str]:
-            entries = self._api.list_repo_tree(self.repo_id, ARTIFACTS.rstrip("/"), revision="main")
-            return [entry.path.rpartition("/")[2] for entry in entries]
-
-        try:
-            names = self._ask(ask)
-        except MissError:
-            return []
+        names = (path.rpartition("/")[2] for path in self._list(ARTIFACTS.rstrip("/"), None))
         keys = (name.removesuffix(".json") for name in names)
         return sorted(key for key in keys if is_sha256(key))
+
+    def _list(self, folder: str, most: int | None) -> list[str]:
+        def ask() -> list[str]:
+            entries = self._api.list_repo_tree(self.repo_id, folder, revision="main")
+            return [entry.path for entry in islice(entries, most)]
+
+        try:
+            return self._ask(ask)
+        except MissError:
+            return []
+
+    def _read_small(self, path: str, most: int) -> bytes:
+        """A file's bytes; of one that is larger than ``most``, some more than that."""
+        data = bytearray()
+        for chunk in self._stream(path, 0):
+            data += chunk
+            if len(data) > most:
+                break
+        return bytes(data)
+
+    def _crowded(self) -> RemoteError:
+        return RemoteError(f"{self.url}: others commit all the time", passing=True)
 
     def probe(self) -> Probe:
         """Commits name their parent, and every hub checks it: only the repository is asked for."""
@@ -123,14 +156,14 @@ class HubStore:
     def _paths_info(self, paths: list[str], revision: str) -> list[Any]:
         return self._ask(lambda: self._api.get_paths_info(self.repo_id, paths, revision=revision))
 
-    def _commit(self, operations: list[Any], manifest: RemoteManifest, parent: str) -> bool:
+    def _commit(self, operations: list[Any], said: str, parent: str | None) -> bool:
         from huggingface_hub.errors import HfHubHTTPError
 
         try:
             with quietly():
                 self._api.create_commit(
                     self.repo_id, operations, revision="main", parent_commit=parent,
-                    commit_message=f"Add artifact {manifest.artifact.key[:16]}",
+                    commit_message=said,
                 )  # fmt: skip
         except HfHubHTTPError as error:
             if error.response is not None and error.response.status_code in (409, 412):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from neuron_artifacts._files import is_safe_relative, is_sha256, load_json_object, shorten
-from neuron_artifacts.artifact import SIDECARS, FileEntry, Manifest, parse_manifest
+from neuron_artifacts.artifact import SIDECARS, SIGNATURE_NAME, FileEntry, Manifest, parse_manifest
 from neuron_artifacts.errors import CorruptError, IncompatibleError
 
 SCHEMA = 1
@@ -60,6 +60,11 @@ class RemoteManifest:
         """The files whose bytes lie in the remote store itself."""
         files = [f for f in self.artifact.files if f.sha256 not in self.references]
         return (*files, *self.sidecars)
+
+    @property
+    def signature(self) -> Sidecar | None:
+        """The signatures it was published with."""
+        return next((s for s in self.sidecars if s.path == SIGNATURE_NAME), None)
 
     def dump(self) -> bytes:
         body = {

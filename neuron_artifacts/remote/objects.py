@@ -1,25 +1,38 @@
 """Remote stores that keep named objects: shared folders and object stores.
 
 Layout: ``cas/sha256/<digest>`` for every file, then ``artifacts/<key>.json``, put last and only if
-absent. So a reader sees a whole artifact or none, and files are shared between artifacts. What
-pushes and collectors tell each other is in :mod:`~neuron_artifacts.remote.collect`.
+absent. So a reader sees a whole artifact or none, and files are shared between artifacts. Whoever
+signs later adds ``signatures/<key>/<digest>.json``. What pushes and collectors tell each other is
+in :mod:`~neuron_artifacts.remote.collect`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from neuron_artifacts._files import is_sha256
 from neuron_artifacts.errors import CorruptError, MissError, RemoteError
 from neuron_artifacts.remote.manifest import MAX_BYTES, RemoteManifest
 from neuron_artifacts.remote.moving import in_parallel, persistently, read_checked
-from neuron_artifacts.remote.port import Blob, OnBytes, Probe
+from neuron_artifacts.remote.port import (
+    MAX_SIGNATURE_BYTES,
+    MOST_SIGNATURES,
+    Blob,
+    OnBytes,
+    Probe,
+)
 
 ARTIFACTS = "artifacts/"
 BLOBS = "cas/sha256/"
+SIGNATURES = "signatures/"
+
+_MOST_KEYS = 1_000_000
+"""A listing that is longer does not end."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ class Objects(Protocol):
         ...
 
     def list(self, folder: str) -> Iterator[Listed]:
-        """What lies in a folder, whose name ends with a slash."""
+        """Everything below a folder, whose name ends with a slash."""
         ...
 
     def delete(self, name: str) -> None:
@@ -112,8 +125,20 @@ class CasStore:
         # An answer that got lost makes the next try find what this publisher put itself.
         return self.read_manifest(key) == data
 
+    def signatures(self, key: str) -> list[bytes]:
+        listed = list(islice(self.objects.list(f"{SIGNATURES}{key}/"), MOST_SIGNATURES))
+        small = (each for each in listed if each.size <= MAX_SIGNATURE_BYTES)
+        return [b"".join(self.objects.get(each.name, each.size)) for each in small]
+
+    def add_signature(self, key: str, envelope: bytes) -> None:
+        digest = hashlib.sha256(envelope).hexdigest()
+        self.objects.put_if_absent(f"{SIGNATURES}{key}/{digest}.json", envelope)
+
     def keys(self) -> list[str]:
-        names = (listed.name.removeprefix(ARTIFACTS) for listed in self.objects.list(ARTIFACTS))
+        listing = list(islice(self.objects.list(ARTIFACTS), _MOST_KEYS + 1))
+        if len(listing) > _MOST_KEYS:
+            raise RemoteError(f"{self.url} lists objects without end")
+        names = (listed.name.removeprefix(ARTIFACTS) for listed in listing)
         keys = (name.removesuffix(".json") for name in names if name.endswith(".json"))
         return sorted(key for key in keys if is_sha256(key))
 

@@ -5,6 +5,7 @@ writes it to, and ``artifact.json`` beside them; its config blob is this project
 (https://github.com/opencontainers/image-spec/blob/v1.1.1/manifest.md, "Guidelines for Artifact
 Usage"). A registry puts a tag in one step, so a reader sees a whole artifact or none. But the
 distribution specification knows no conditions: of two publishers of one key the later one wins.
+A signature that comes later is an image of its own, ``<key>.<digest>``, which no other has.
 """
 
 from __future__ import annotations
@@ -12,25 +13,34 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, quote, urljoin, urlsplit
 
 from neuron_artifacts._files import is_sha256
-from neuron_artifacts.artifact import MANIFEST_NAME
+from neuron_artifacts.artifact import MANIFEST_NAME, SIGNATURE_NAME
 from neuron_artifacts.errors import CorruptError, MissError, RemoteError, UsageError
 from neuron_artifacts.remote.manifest import MAX_BYTES, RemoteManifest
 from neuron_artifacts.remote.moving import in_parallel, persistently, read_checked
-from neuron_artifacts.remote.port import Blob, OnBytes, Probe
+from neuron_artifacts.remote.port import (
+    MAX_SIGNATURE_BYTES,
+    MOST_SIGNATURES,
+    Blob,
+    OnBytes,
+    Probe,
+)
 from neuron_artifacts.remote.registry import Registry, body_of
 
 IMAGE_TYPE = "application/vnd.oci.image.manifest.v1+json"
 ARTIFACT_TYPE = "application/vnd.neuron-artifacts.artifact.v1"
 CONFIG_TYPE = "application/vnd.neuron-artifacts.manifest.v1+json"
+SIGNATURE_TYPE = "application/vnd.neuron-artifacts.signature.v1+json"
 LAYER_TYPE = "application/octet-stream"
 TITLE = "org.opencontainers.image.title"
 
 _MOST_IMAGE_BYTES = 4 << 20  # what registries must take, by the distribution specification
 _MOST_PAGES = 10_000
+_TAG_DIGITS = 32  # of a signature's digest: a tag has 128 characters at most
 
 
 class OciStore:
@@ -66,22 +76,26 @@ class OciStore:
 
     def read_manifest(self, key: str) -> bytes | None:
         try:
-            image = body_of(
-                self._registry.send("GET", f"manifests/{key}", headers={"Accept": IMAGE_TYPE}),
-                _MOST_IMAGE_BYTES,
-            )
+            return self._read_config(key, CONFIG_TYPE, MAX_BYTES)
         except MissError:
             return None
+
+    def _read_config(self, tag: str, kind: str, most: int) -> bytes:
+        """The config blob of the image under a tag, which must be of that kind and size."""
+        image = body_of(
+            self._registry.send("GET", f"manifests/{tag}", headers={"Accept": IMAGE_TYPE}),
+            _MOST_IMAGE_BYTES,
+        )
         try:
             config = image["config"]
             digest, size = str(config["digest"]).removeprefix("sha256:"), int(config["size"])
-            if config["mediaType"] != CONFIG_TYPE or not is_sha256(digest) or size > MAX_BYTES:
+            if config["mediaType"] != kind or not is_sha256(digest) or size > most:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise CorruptError(f"{self.url}:{key} is no artifact of this tool") from None
+            raise CorruptError(f"{self.url}:{tag} is no artifact of this tool") from None
         data = b"".join(self.read(digest, size))
         if hashlib.sha256(data).hexdigest() != digest:
-            raise CorruptError(f"{self.url}:{key} has other bytes than its digest says")
+            raise CorruptError(f"{self.url}:{tag} has other bytes than its digest says")
         return data
 
     def publish(self, manifest: RemoteManifest) -> bool:
@@ -89,22 +103,44 @@ class OciStore:
         if self._is_there(key):
             return False
         config, listed = manifest.dump(), manifest.artifact_json
-        for data in (config, listed):
-            digest = hashlib.sha256(data).hexdigest()
-            if self._size(digest) is None:
-                self._upload(digest, iter((data,)), len(data))
+        self._upload_small(config, listed)
         image = json.dumps(_image(manifest, config), indent=1).encode()
         if len(image) > _MOST_IMAGE_BYTES:
             raise RemoteError(
                 f"the artifact has {len(manifest.artifact.files)} files, too many for a registry"
             )
-        with self._registry.send(
-            "PUT", f"manifests/{key}", headers={"Content-Type": IMAGE_TYPE}, body=image
-        ):
-            pass
+        self._put_image(key, image)
         return self.read_manifest(key) == config
 
+    def signatures(self, key: str) -> list[bytes]:
+        tags = [tag for tag in self._tags() if tag.startswith(f"{key}.")]
+        found = []
+        for tag in tags[:MOST_SIGNATURES]:
+            with suppress(CorruptError, MissError):  # somebody else's, or gone by now
+                found.append(self._read_config(tag, SIGNATURE_TYPE, MAX_SIGNATURE_BYTES))
+        return found
+
+    def add_signature(self, key: str, envelope: bytes) -> None:
+        self._upload_small(envelope)
+        digest = hashlib.sha256(envelope).hexdigest()
+        image = json.dumps(_signature_image(digest, len(envelope)), indent=1).encode()
+        self._put_image(f"{key}.{digest[:_TAG_DIGITS]}", image)
+
     def keys(self) -> list[str]:
+        return sorted(tag for tag in self._tags() if is_sha256(tag))
+
+    def _upload_small(self, *contents: bytes) -> None:
+        for data in contents:
+            digest = hashlib.sha256(data).hexdigest()
+            if self._size(digest) is None:
+                self._upload(digest, iter((data,)), len(data))
+
+    def _put_image(self, tag: str, image: bytes) -> None:
+        headers = {"Content-Type": IMAGE_TYPE}
+        with self._registry.send("PUT", f"manifests/{tag}", headers=headers, body=image):
+            pass
+
+    def _tags(self) -> list[str]:
         tags: list[str] = []
         path = "tags/list?n=1000"
         for _ in range(_MOST_PAGES):
@@ -118,7 +154,7 @@ class OciStore:
             if following is None:
                 break
             path = following
-        return sorted(tag for tag in tags if is_sha256(tag))
+        return tags
 
     def probe(self) -> Probe:
         self.keys()
@@ -168,6 +204,17 @@ def _image(manifest: RemoteManifest, config: bytes) -> dict[str, Any]:
             "org.opencontainers.image.created": artifact.created,
             "org.opencontainers.image.title": str(artifact.model.get("name")),
         },
+    }
+
+
+def _signature_image(digest: str, size: int) -> dict[str, Any]:
+    layer = {**_descriptor(SIGNATURE_TYPE, digest, size), "annotations": {TITLE: SIGNATURE_NAME}}
+    return {
+        "schemaVersion": 2,
+        "mediaType": IMAGE_TYPE,
+        "artifactType": SIGNATURE_TYPE,
+        "config": _descriptor(SIGNATURE_TYPE, digest, size),
+        "layers": [layer],
     }
 
 

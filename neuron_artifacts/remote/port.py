@@ -12,6 +12,11 @@ from neuron_artifacts.remote.manifest import RemoteManifest
 
 OnBytes = Callable[[int], None]
 
+MOST_SIGNATURES = 100
+"""Envelopes that are read of one artifact; who may write to a store could put there any number."""
+
+MAX_SIGNATURE_BYTES = 1 << 20
+
 _SECRETS = re.compile(
     r"(?P<host>\w+://)[^\s/@]+@"
     r"|(?P<url>\w+://[^\s?\"']+)\?[^\s\"']+"
@@ -81,6 +86,17 @@ class RemoteStore(Protocol):
 
     def publish(self, manifest: RemoteManifest) -> bool:
         """Make an artifact visible whose blobs are there; false if somebody else has."""
+        ...
+
+    def signatures(self, key: str) -> list[bytes]:
+        """The envelopes that came after publishing, unchecked: :data:`MOST_SIGNATURES` at most."""
+        ...
+
+    def add_signature(self, key: str, envelope: bytes) -> None:
+        """Put an envelope beside an artifact that is there.
+
+        Its name is its digest, so nobody replaces another's, on whatever store.
+        """
         ...
 
     def keys(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
 from collections.abc import Mapping
@@ -9,13 +10,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neuron_artifacts.artifact import MANIFEST_NAME, FileEntry
-from neuron_artifacts.errors import CorruptError, MissError, StoreError
+from neuron_artifacts.errors import (
+    CorruptError,
+    IncompatibleError,
+    MissError,
+    RemoteError,
+    StoreError,
+)
 from neuron_artifacts.events import Note, Observer, ignore
 from neuron_artifacts.remote.arrival import (
     Approve,
+    Join,
     approve_all,
     check_space,
     is_whole,
+    join_none,
     publish_staged,
 )
 from neuron_artifacts.remote.incoming import Incoming, collect_incoming
@@ -32,7 +41,8 @@ class Pulled:
     """What a pull did.
 
     ``resumed_bytes`` an earlier pull had fetched, ``linked_bytes`` were in other artifacts here,
-    ``hub_bytes`` came from a hub or its cache.
+    ``hub_bytes`` came from a hub or its cache. ``signatures`` are those that were made after the
+    artifact was published, or after it was pulled.
     """
 
     key: str
@@ -42,6 +52,7 @@ class Pulled:
     resumed_bytes: int = 0
     linked_bytes: int = 0
     hub_bytes: int = 0
+    signatures: int = 0
     set_aside: Path | None = None
     seconds: float = 0.0
 
@@ -72,11 +83,13 @@ def pull_artifact(
     *,
     destination: Path | None = None,
     approve: Approve = approve_all,
+    join: Join = join_none,
     observe: Observer = ignore,
 ) -> Pulled:
     """Make an artifact of a remote store visible here, whole or not at all.
 
-    ``approve`` is asked first, with a directory that holds the manifest and its signatures; what
+    ``join`` gets the signatures that came after publishing, also of an artifact that is here. Then
+    ``approve`` is asked, with a directory that holds the manifest and its signatures; what
     it raises ends the pull before a single listed file travels. Every byte is checked against the
     manifest's digests. What lies broken at the destination is set aside.
 
@@ -93,18 +106,71 @@ def pull_artifact(
     began = time.monotonic()
     destination = destination or store.path(key)
     if is_whole(destination, key, store):
+        joined = _join_here(remote, key, destination, join, observe)
         approve(destination)
         collect_incoming(destination.parent)
-        return Pulled(key, destination, already_there=True, seconds=time.monotonic() - began)
+        return Pulled(
+            key, destination, already_there=True, signatures=joined,
+            seconds=time.monotonic() - began,
+        )  # fmt: skip
     with Incoming(destination.parent, store.digests) as incoming:
         with store.stage(key, destination) as staging:
             pull = _Pull(remote, read_remote(remote, key), store, staging, incoming, observe)
             pull.lay_sidecars()
+            joined = join(staging.path, _later_signatures(remote, key, observe))
             approve(staging.path)
             pull.run()
             listed = pull.whole.artifact_json
             set_aside = publish_staged(staging, pull.manifest, listed, store, destination)
-    return replace(pull.outcome(destination), set_aside=set_aside, seconds=time.monotonic() - began)
+    return replace(
+        pull.outcome(destination), signatures=joined, set_aside=set_aside,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def _later_signatures(remote: RemoteStore, key: str, observe: Observer) -> list[bytes]:
+    """Trouble is told, and costs no more than what only they would admit."""
+    try:
+        return persistently(lambda: remote.signatures(key))
+    except (RemoteError, CorruptError, MissError) as error:
+        observe(Note(f"later signatures cannot be read: {error.message}", is_trouble=True))
+        return []
+
+
+def _join_here(
+    remote: RemoteStore, key: str, directory: Path, join: Join, observe: Observer
+) -> int:
+    """Add what was signed elsewhere to an artifact that is here already."""
+    if join is join_none:
+        return 0
+    try:
+        published = read_signature(remote, read_remote(remote, key))
+        later = persistently(lambda: remote.signatures(key))
+        return join(directory, [*filter(None, (published,)), *later])
+    except MissError:
+        return 0
+    except (StoreError, CorruptError, IncompatibleError) as error:
+        observe(Note(f"no new signatures: {error.message}", is_trouble=True))
+        return 0
+
+
+def read_signature(remote: RemoteStore, whole: RemoteManifest) -> bytes | None:
+    """The envelope an artifact was published with.
+
+    Raises
+    ------
+    MissError, CorruptError, RemoteError
+        The remote store lost it, or has other bytes.
+    """
+    sidecar = whole.signature
+    if sidecar is None:
+        return None
+    data = persistently(lambda: b"".join(remote.read(sidecar.sha256, sidecar.size)))
+    if hashlib.sha256(data).hexdigest() != sidecar.sha256:
+        raise CorruptError(
+            f"{remote.url} sent other bytes for {sidecar.sha256} than its digest says"
+        )
+    return data
 
 
 class _Pull:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,6 @@ from neuron_artifacts._files import hash_file
 from neuron_artifacts.artifact import (
     MANIFEST_NAME,
     SIDECARS,
-    SIGNATURE_NAME,
     FileEntry,
     Manifest,
     parse_manifest,
@@ -23,7 +22,7 @@ from neuron_artifacts.events import Note, Observer, ignore
 from neuron_artifacts.remote.collect import announced
 from neuron_artifacts.remote.manifest import Reference, RemoteManifest, Sidecar
 from neuron_artifacts.remote.moving import Meter, in_parallel, persistently
-from neuron_artifacts.remote.port import Blob, RemoteStore, unique
+from neuron_artifacts.remote.port import MAX_SIGNATURE_BYTES, Blob, RemoteStore, unique
 from neuron_artifacts.remote.pull import read_remote
 from neuron_artifacts.remote.references import find_references
 from neuron_artifacts.store.leases import hold
@@ -34,7 +33,11 @@ Weights = Literal["copy", "by-reference"]
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did. ``published`` is false where the key was there already."""
+    """What a push did.
+
+    ``published`` is false where the key was there already; ``signed``, that signatures were added
+    to it.
+    """
 
     key: str
     published: bool
@@ -44,6 +47,7 @@ class Pushed:
     files: int
     sent_files: int
     seconds: float
+    signed: bool = False
 
 
 def push_artifact(
@@ -55,7 +59,8 @@ def push_artifact(
 ) -> Pushed:
     """Put an artifact into a remote store; only what is missing there travels.
 
-    Pushing a key that is there mends it: blobs that got lost are sent again.
+    Pushing a key that is there mends it: blobs that got lost are sent again, and signatures that
+    were made since are added.
 
     Raises
     ------
@@ -77,22 +82,24 @@ def _push(remote: RemoteStore, directory: Path, weights: Weights, observe: Obser
     references = find_references(manifest) if weights == "by-reference" else {}
     if weights == "by-reference":
         _tell_copied(manifest, references, observe)
+    before = _published(remote, manifest.key)
     with reading(directory):
-        blobs, sidecars = _blobs(directory, manifest, references)
+        sidecars = _sidecars(directory)
+        named = [s for s in sidecars if before is None or s in before.sidecars]
+        blobs = _blobs(directory, manifest, references, named)
     digests = [blob.sha256 for blob in blobs]
-    with announced(remote, digests, observe):
+    with announced(remote, [*digests, manifest.key], observe):
         there = persistently(lambda: remote.sizes(digests))
         missing = [blob for blob in blobs if there.get(blob.sha256) != blob.size]
         meter = Meter("pushing", sum(blob.size for blob in missing), observe)
         in_parallel(lambda blob: _send(remote, blob, meter), missing)
         whole = RemoteManifest(data, sidecars, references)
         published = persistently(lambda: remote.publish(whole))
-    if not published:
-        _tell_signature(remote, whole, observe)
+    signed = not published and _sign_later(remote, whole, directory, observe)
     return Pushed(
         manifest.key, published, sum(blob.size for blob in blobs), meter.done,
         sum(f.size for f in manifest.files if f.sha256 in references),
-        len(blobs), len(missing), time.monotonic() - began,
+        len(blobs), len(missing), time.monotonic() - began, signed,
     )  # fmt: skip
 
 
@@ -104,18 +111,32 @@ def _read(directory: Path) -> tuple[Manifest, bytes]:
     return parse_manifest(data), data
 
 
-def _blobs(
-    directory: Path, manifest: Manifest, references: Mapping[str, Reference]
-) -> tuple[list[Blob], tuple[Sidecar, ...]]:
+def _published(remote: RemoteStore, key: str) -> RemoteManifest | None:
+    try:
+        return read_remote(remote, key)
+    except MissError:
+        return None
+
+
+def _sidecars(directory: Path) -> tuple[Sidecar, ...]:
     sidecars = []
     for name in sorted(SIDECARS - {MANIFEST_NAME}):
         path = directory / name
         if path.is_file():
             sidecars.append(Sidecar(name, path.stat().st_size, hash_file(path)))
+    return tuple(sidecars)
+
+
+def _blobs(
+    directory: Path,
+    manifest: Manifest,
+    references: Mapping[str, Reference],
+    sidecars: Sequence[Sidecar],
+) -> list[Blob]:
+    """What must lie in the remote store, each content once."""
     files = [file for file in manifest.files if file.sha256 not in references]
     stored: list[FileEntry | Sidecar] = [*files, *sidecars]
-    blobs = [Blob(directory / f.path, f.size, f.sha256) for f in stored]
-    return unique(blobs), tuple(sidecars)
+    return unique(Blob(directory / f.path, f.size, f.sha256) for f in stored)
 
 
 def _send(remote: RemoteStore, blob: Blob, meter: Meter) -> None:
@@ -138,20 +159,28 @@ def _send(remote: RemoteStore, blob: Blob, meter: Meter) -> None:
     persistently(attempt)
 
 
-def _tell_signature(remote: RemoteStore, whole: RemoteManifest, observe: Observer) -> None:
-    """What is published stays as it is: a signature that came later does not get there."""
-    there = read_remote(remote, whole.artifact.key)
-    if _signature(whole) not in (None, _signature(there)):
+def _sign_later(
+    remote: RemoteStore, whole: RemoteManifest, directory: Path, observe: Observer
+) -> bool:
+    """Add the signatures here to an artifact that is there; whether there was one to add."""
+    key, ours = whole.artifact.key, whole.signature
+    if ours is None:
+        return False
+    there = read_remote(remote, key)
+    if there.artifact_json != whole.artifact_json:
         observe(
-            Note(
-                f"{remote.url} keeps {whole.artifact.key[:16]} with the signatures it was first "
-                "pushed with, and those here are others: sign before the first push"
-            )
+            Note(f"{remote.url} has another build of {key[:16]}: the signatures here stay here")
         )
-
-
-def _signature(whole: RemoteManifest) -> str | None:
-    return next((s.sha256 for s in whole.sidecars if s.path == SIGNATURE_NAME), None)
+        return False
+    if ours.size > MAX_SIGNATURE_BYTES:
+        observe(Note(f"{directory / ours.path} is too large to be added to {remote.url}"))
+        return False
+    with reading(directory):
+        envelope = (directory / ours.path).read_bytes()
+    if there.signature == ours or envelope in persistently(lambda: remote.signatures(key)):
+        return False
+    persistently(lambda: remote.add_signature(key, envelope))
+    return True
 
 
 def _tell_copied(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from neuron_artifacts.trust.provenance import (
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _MAX_CHAIN_BYTES = 64 << 10
+_MOST = 1000  # signatures of one artifact
+_MOST_JOINED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,48 @@ def sign_artifact(directory: Path, key: PrivateKey, chain: bytes = b"") -> Path:
     key_id = key.public.key_id
     kept = [s for s in (found.signatures if found else ()) if s.key_id != key_id]
     added = Signature(key_id, key.sign(_pre_authentication(payload)), chain)
+    return _write(directory, Signatures(payload, (*kept, added)))
+
+
+def join_signatures(directory: Path, envelopes: Iterable[bytes]) -> int:
+    """Add signatures that were made elsewhere to those of an artifact; how many were new.
+
+    Only those over the same statement count, about the manifest that lies there. All others are
+    passed over: who may write to a remote store can put them there, and must spoil nothing.
+
+    Raises
+    ------
+    StoreError
+        The directory cannot be written.
+    """
+    manifest = read_beside(directory, MANIFEST_NAME) or b""
+    try:
+        found, written = read_signatures(directory), read_beside(directory, PROVENANCE_NAME)
+    except CorruptError:
+        return 0
+    joined = found or (Signatures(written, ()) if written else None)
+    before = len(joined.signatures) if joined else 0
+    size = len(read_beside(directory, SIGNATURE_NAME) or b"")
+    for envelope in envelopes:
+        if size + len(envelope) > _MOST_JOINED_BYTES:
+            continue
+        with suppress(CorruptError):
+            other = parse_signatures(envelope, manifest)
+            if joined is None or joined.payload == other.payload:
+                rows = (*(joined.signatures if joined else ()), *other.signatures)
+                joined = Signatures(other.payload, tuple(dict.fromkeys(rows))[:_MOST])
+                size += len(envelope)
+    new = len(joined.signatures) - before if joined else 0
+    if joined and new:
+        _write(directory, joined)
+    return new
+
+
+def _write(directory: Path, found: Signatures) -> Path:
     envelope = {
         "payloadType": PAYLOAD_TYPE,
-        "payload": base64.b64encode(payload).decode(),
-        "signatures": [_row(signature) for signature in (*kept, added)],
+        "payload": base64.b64encode(found.payload).decode(),
+        "signatures": [_row(signature) for signature in found.signatures],
     }
     target = directory / SIGNATURE_NAME
     try:
@@ -90,16 +131,21 @@ def read_signatures(directory: Path) -> Signatures | None:
     data = read_beside(directory, SIGNATURE_NAME)
     if data is None:
         return None
+    return parse_signatures(data, read_beside(directory, MANIFEST_NAME) or b"")
+
+
+def parse_signatures(data: bytes, manifest: bytes) -> Signatures:
+    """An envelope, whose subject is that manifest. Raises as :func:`read_signatures`."""
     try:
         body = load_json_object(data)
         if body["payloadType"] != PAYLOAD_TYPE:
             raise ValueError(f"payload type {shorten(body['payloadType'])}")
         payload = _decode(body["payload"])
         rows = body["signatures"]
-        if not isinstance(rows, list) or len(rows) > 1000:
+        if not isinstance(rows, list) or len(rows) > _MOST:
             raise ValueError("no list of signatures")
         signatures = tuple(map(_signature, rows))
-        read_statement(payload, read_beside(directory, MANIFEST_NAME) or b"")
+        read_statement(payload, manifest)
     except (KeyError, TypeError, AttributeError, ValueError, binascii.Error) as error:
         raise CorruptError(f"{SIGNATURE_NAME} is damaged: {error}") from None
     return Signatures(payload, signatures)

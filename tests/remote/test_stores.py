@@ -13,7 +13,7 @@ import pytest
 from neuron_artifacts._files import hash_file
 from neuron_artifacts.artifact import verify_artifact
 from neuron_artifacts.errors import CorruptError, MissError, RemoteError
-from neuron_artifacts.events import BytesMoved, Event, Note
+from neuron_artifacts.events import BytesMoved, Event
 from neuron_artifacts.remote import find_key, open_url, pull_artifact, push_artifact
 from neuron_artifacts.remote.manifest import RemoteManifest
 from neuron_artifacts.remote.port import Blob
@@ -80,18 +80,6 @@ def test_a_second_configuration_in_bytes_on_the_wire(
         proxy.reset()
         pull_artifact(open_url(url), second.name, here)
         assert proxy.sent + proxy.received < 100_000
-
-
-def test_a_signature_that_comes_after_the_first_push_is_told_about(
-    place: Place, tmp_path: Path
-) -> None:
-    artifact = make_artifact(tmp_path / "a")
-    push_artifact(place.store, artifact)
-    (artifact / "artifact.sig.json").write_bytes(b'{"signatures": []}')
-    events: list[Event] = []
-    assert not push_artifact(place.store, artifact, observe=events.append).published
-    (note,) = [event.text for event in events if isinstance(event, Note)]
-    assert "sign before the first push" in note
 
 
 def test_a_second_configuration_moves_its_graphs_alone(place: Place, tmp_path: Path) -> None:
