@@ -179,11 +179,13 @@ def _normalise(config: Config) -> dict[str, Any]:
     for name, source in _SAME_IF_NULL.items():
         if full.get(name, 0) is None:
             kept[name] = full.get(source)
+    if full.get("no_rope_layers") == []:
+        kept["no_rope_layers"] = None  # as Llama 4 was published: its class counts it as not said
     if full.get("mlp_only_layers", 0) is None:
         kept["mlp_only_layers"] = []
     if full.get("head_dim") is None:
         kept["head_dim"] = _quotient(full.get("hidden_size"), full.get("num_attention_heads"))
-    if full.get("use_sliding_window") is False:
+    if not full.get("use_sliding_window", True):
         # Whatever the window is, no layer uses it; older releases kept its number.
         kept["sliding_window"] = kept["max_window_layers"] = kept["layer_types"] = None
     return kept

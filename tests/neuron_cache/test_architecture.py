@@ -119,6 +119,25 @@ def test_what_shapes_no_graph_does_not(change: dict[str, Any]) -> None:
         assert same_architecture({**LLAMA, **change}, ENTRY_CONFIGS[release]["llama"])
 
 
+def test_an_empty_list_of_llama_4_is_one_that_its_class_fills_in() -> None:
+    """As Llama 4 Scout was published; ``Llama4TextConfig`` takes ``[]`` for nothing said."""
+    text = {
+        "model_type": "llama4_text", "hidden_size": 5120, "intermediate_size": 8192,
+        "num_hidden_layers": 4, "num_attention_heads": 40, "vocab_size": 202048,
+    }  # fmt: skip
+    published = {"model_type": "llama4", "text_config": {**text, "no_rope_layers": []}}
+    entry = {**text, "no_rope_layers": [1, 1, 1, 0], "moe_layers": [0, 1, 2, 3]}
+    assert same_architecture(published, entry, task="text-generation")
+    other = {**published, "text_config": {**text, "no_rope_layers": [1, 1, 1, 1]}}
+    assert not same_architecture(other, entry, task="text-generation")
+
+
+@pytest.mark.parametrize("unused", [False, None])
+def test_a_sliding_window_that_no_layer_uses_does_not_count(unused: bool | None) -> None:
+    config = {**QWEN2, "use_sliding_window": unused, "sliding_window": 131072}
+    assert same_architecture(config, ENTRY_CONFIGS["4.57.6"]["qwen2"])
+
+
 def test_the_number_of_labels_counts_for_classification_only() -> None:
     entry = ENTRY_CONFIGS["4.57.6"]["classifier"]
     assert same_architecture(CLASSIFIER, entry, task="text-classification")
