@@ -21,6 +21,17 @@ CHUNK = 1 << 20
 SETTLED_NS = 2_000_000_000
 """A file younger than this may still change within one timestamp tick: its digest is not kept."""
 
+_ADVICE = {
+    **dict.fromkeys(
+        (errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT, errno.EINTR, errno.EAGAIN),
+        "run the command again; if that does not help, look at the disk or the mount",
+    ),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check who may read and write there"),
+    errno.ENOMEM: "free memory, or raise the limit of the container",
+}
+
 _WRITING_SECONDS = 600
 """Nobody takes longer to write a small file."""
 
@@ -68,6 +79,11 @@ def is_about_access(error: OSError) -> bool:
     Otherwise something else than a file lies there, as a folder, a pipe or a loop of links.
     """
     return error.errno not in (errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENOTDIR)
+
+
+def advise(error: OSError) -> str | None:
+    """What to do about a file operation that the system refused."""
+    return _ADVICE.get(error.errno or 0)
 
 
 def read_regular(path: Path, limit: int) -> bytes:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from neuron_artifacts._files import advise
 from neuron_artifacts.cli import _output
 from neuron_artifacts.errors import CompileError, ExitCode, NeuronArtifactsError, ResourceError
 
@@ -45,7 +46,7 @@ def _unexpected(error: Exception) -> NeuronArtifactsError:
         return NeuronArtifactsError("out of memory", hint="lower --batch-size or --seq-len")
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return NeuronArtifactsError(f"{where}{error.strerror or error}")
+        return NeuronArtifactsError(f"{where}{error.strerror or error}", hint=advise(error))
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
         hint = "raise the limit of processes (ulimit -u, or pids.max of the container)"
         return ResourceError("no further thread may be started", hint=hint)
@@ -61,14 +62,17 @@ def _report(error: NeuronArtifactsError, *, as_json: bool) -> int:
     # Further lines are indented, so that no name in the message can begin one of its own.
     message = error.message.replace("\n", "\n  ")
     _output.talk(f"{_output.styled('error:', 'red')} {message}")
-    if error.hint:
-        hint = _output.printable(error.hint, one_line=True)
-        _output.talk(f"{_output.styled('tip:', 'yellow')} {hint}")
+    hint = error.hint
+    if hint is None and isinstance(error.__context__, OSError):
+        hint = advise(error.__context__)
+    if hint:
+        tip = _output.printable(hint, one_line=True)
+        _output.talk(f"{_output.styled('tip:', 'yellow')} {tip}")
     if as_json:
         body = {
             "type": type(error).__name__,
             "message": error.message,
-            "hint": error.hint,
+            "hint": hint,
             "exit_code": int(error.exit_code),
         }
         _output.print_json({"error": body})

@@ -57,7 +57,7 @@ def gc_command(
     if not root.root.is_dir():
         _output.talk(f"{root.root} does not exist: nothing to collect")
         return _print_json(as_json, root.root, gc.CollectionPlan((), (), 0), [], {})
-    entries, now = gc.take_inventory(root)
+    entries, now = gc.take_inventory(root, is_dry=dry_run)
     plan = gc.plan_collection(
         entries, now=now, keep=keep,
         max_size=None if max_size is None else read_size(max_size),

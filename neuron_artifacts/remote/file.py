@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuron_artifacts._files import CHUNK, sync, sync_directory, write_all
+from neuron_artifacts._files import CHUNK, advise, sync, sync_directory, write_all
 from neuron_artifacts.errors import MissError, RemoteError
 from neuron_artifacts.remote.objects import Listed
 from neuron_artifacts.store.owner import Owner, is_abandoned
@@ -107,13 +107,9 @@ class FileObjects:
         try:
             yield
         except OSError as error:
-            hint = None
+            hint = advise(error)
             if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
                 hint = "the file system may lack hard links, which publishing needs"
-            elif error.errno in (errno.EACCES, errno.EROFS):
-                hint = "check who may write there"
-            elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-                hint = "free space there"
             passing = error.errno in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EAGAIN)
             raise RemoteError(
                 f"{self.url}: {name}: {error.strerror or error}", hint=hint, passing=passing

@@ -6,9 +6,11 @@ brings it back. So nothing goes that a living process reads.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -119,8 +121,11 @@ def plan_collection(
     return CollectionPlan(tuple(removals), tuple(protected), total)
 
 
-def take_inventory(store: LocalStore) -> tuple[list[Entry], float]:
+def take_inventory(store: LocalStore, *, is_dry: bool = False) -> tuple[list[Entry], float]:
     """Every artifact and everything set aside, with the store's own time.
+
+    ``is_dry`` says that nothing will be removed: this machine's time does then where the store
+    cannot be written.
 
     Raises
     ------
@@ -128,7 +133,7 @@ def take_inventory(store: LocalStore) -> tuple[list[Entry], float]:
         The store cannot be read or written.
     """
     with storing(store.root):
-        now = store_time(store.root)
+        now = _time(store, is_dry)
         aside = store.root / SET_ASIDE
         broken = [path for path in aside.glob("*") if path.is_dir()] if aside.is_dir() else []
         ours = [path for path in store.directories() if is_ours(path)]
@@ -144,6 +149,15 @@ def take_inventory(store: LocalStore) -> tuple[list[Entry], float]:
         *(Entry(path, last_used(path), inodes[path], *guards[path]) for path in ours),
         *(Entry(path, last_used(path), inodes[path], is_broken=True) for path in broken),
     ], now
+
+
+def _time(store: LocalStore, is_dry: bool) -> float:
+    try:
+        return store_time(store.root)
+    except OSError:
+        if not (is_dry and store.root.is_dir()):
+            raise
+        return time.time()
 
 
 def remove(store: LocalStore, removals: Sequence[Removal]) -> list[Removal]:
@@ -243,6 +257,13 @@ def _move_away(store: LocalStore, path: Path, target: Path) -> bool:
                 return False
         except FileNotFoundError:
             return False
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise StoreError(
+                f"{path} lies in a layer of a container image, where removing it frees nothing",
+                hint="build the image without it, or pin it so that gc leaves it alone",
+            ) from error
     wanted = True  # as long as the question cannot be answered
     try:
         with storing(path):

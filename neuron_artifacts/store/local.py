@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuron_artifacts._files import DigestCache, is_sha256, read_regular, write_atomically
+from neuron_artifacts._files import DigestCache, advise, is_sha256, read_regular, write_atomically
 from neuron_artifacts.artifact import MANIFEST_NAME, Manifest, read_manifest
 from neuron_artifacts.errors import NeuronArtifactsError, StoreError
 from neuron_artifacts.store.leases import STORE_NAME
@@ -52,7 +53,9 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise StoreError(f"{self.root} cannot be read: {error.strerror}") from error
+            raise StoreError(
+                f"{self.root} cannot be read: {error.strerror}", hint=advise(error)
+            ) from error
         return sorted(found, key=_written, reverse=True)
 
     def stage(self, key: str, destination: Path | None = None) -> Staging:
@@ -72,11 +75,32 @@ class LocalStore:
             parent.mkdir(parents=True, exist_ok=True)
             for attempt in range(1000):
                 target = parent / f"{base}-{stamp}{f'-{attempt}' if attempt else ''}"
-                if rename_without_replacing(directory, target):
+                if self._move(directory, target):
                     return target
         raise StoreError(
             f"{directory} cannot be set aside: too many like it", hint=f"clear {parent}"
         )
+
+    def _move(self, directory: Path, target: Path) -> bool:
+        """Rename a directory, or copy it where it lies in a layer of a container image.
+
+        Such a layer (overlayfs without ``redirect_dir``) renames no directory. Then the copy is
+        whole before the first file goes, and the manifest goes first: nobody takes what is left
+        for an artifact.
+        """
+        try:
+            return rename_without_replacing(directory, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        with self.stage(directory.name, directory) as copy:
+            shutil.copytree(directory, copy.path, symlinks=True, dirs_exist_ok=True)
+            os.sync()
+            if not rename_without_replacing(copy.path, target):
+                return False
+        (directory / MANIFEST_NAME).unlink(missing_ok=True)
+        shutil.rmtree(directory)
+        return True
 
     def abandoned(self, destination: Path | None = None) -> list[Path]:
         """Temporary directories whose writer is gone."""

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from neuron_artifacts._files import CHUNK, DigestCache, sync, sync_directory
+from neuron_artifacts._files import CHUNK, DigestCache, advise, sync, sync_directory
 from neuron_artifacts.artifact import MANIFEST_NAME, FileEntry, Manifest
 from neuron_artifacts.artifact.manifest import Role
 from neuron_artifacts.errors import CorruptError, ResourceError, StoreError
@@ -226,7 +226,9 @@ def storing(path: Path) -> Iterator[None]:
                 f"{path} cannot be written: {error.strerror}",
                 hint="choose a writable place with --store DIR or --output DIR",
             ) from error
-        raise StoreError(f"{error.filename or path}: {error.strerror or error}") from error
+        raise StoreError(
+            f"{error.filename or path}: {error.strerror or error}", hint=advise(error)
+        ) from error
 
 
 @contextmanager
@@ -236,7 +238,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"{error.filename or path} cannot be read: {error.strerror or error}"
+            f"{error.filename or path} cannot be read: {error.strerror or error}",
+            hint=advise(error),
         ) from error
 
 

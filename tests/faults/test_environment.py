@@ -153,6 +153,7 @@ def test_a_read_only_disk(disk: Disk, built: Path, record: Record) -> None:
         (["compile", "model", *FLAGS, *store, "--force"], 1),
         (["compile", "model", "--seq-len", "32", *store], 1),
         (["pull", artifact.name, "--from", (built / "remote").as_uri(), *store], 0),
+        (["gc", "--max-size", "0", "--dry-run", *store], 0),
         (["gc", "--max-size", "0", *store], 1),
         (["pin", artifact.name, *store], 1),
     ]
@@ -212,3 +213,67 @@ def test_a_home_that_is_not_there(
         done = run(*words, "--store", tmp_path, cwd=built)
         assert done.code == 0, done.err
         record(f"{words[0]} with a home that is {home}", "done")
+
+
+@pytest.fixture
+def image(disk: Disk, built: Path) -> Iterator[Path]:
+    """A store that came with a container image: the lower layer of an overlay."""
+    disk.mount("remount,size=128m")
+    lower, upper, work, merged = (disk.path / name for name in ("lower", "upper", "work", "merged"))
+    for folder in (upper, work, merged):
+        folder.mkdir()
+    shutil.copytree(LocalStore(built).root, lower / LocalStore(built).root.name)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    try:
+        subprocess.run(
+            ["mount", "-t", "overlay", "-o", options, "overlay", merged],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no overlay can be mounted here: {error.stderr!r}")
+    yield merged
+    subprocess.run(["umount", merged], check=True, capture_output=True)
+
+
+def test_a_store_within_a_container_image(image: Path, built: Path, record: Record) -> None:
+    """Its directories cannot be renamed (EXDEV), as those of an upper layer can."""
+    store = ["--store", str(image)]
+    (path,) = LocalStore(image).directories()
+    for words in (
+        ["compile", "model", *FLAGS],
+        ["verify", "--all"],
+        ["compile", "model", *FLAGS, "--force"],
+        ["verify", "--all"],
+        ["compile", "model", *FLAGS],
+    ):
+        done = run(*words, *store, cwd=built)
+        assert done.code == 0, (words, done.err)
+        assert [verify_artifact(p, "full").status for p in LocalStore(image).directories()] == [
+            "ok"
+        ]
+        record(f"{words[0]} in a store within a container image", "done")
+    (aside,) = (path.parent / ".set-aside").iterdir()
+    assert verify_artifact(aside, "full").status == "ok"
+    assert run("gc", "--max-size", "0", *store).code == 0
+    assert LocalStore(image).directories() == []
+
+
+def test_what_is_damaged_within_a_container_image(image: Path, built: Path, record: Record) -> None:
+    (path,) = LocalStore(image).directories()
+    weights = path / "weights/model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    done = run("repair", "--all", "--store", image, cwd=built)
+    assert done.code == 0, done.err
+    assert verify_artifact(path, "full").status == "ok"
+    assert list((path.parent / ".staging").glob("*")) == []
+    record("repair in a store within a container image", "done")
+
+
+def test_collecting_within_a_container_image(image: Path, record: Record) -> None:
+    (path,) = LocalStore(image).directories()
+    done = run("gc", "--max-size", "0", "--store", image)
+    assert (done.code, "frees nothing" in done.err, "tip:" in done.err) == (1, True, True)
+    assert verify_artifact(path, "full").status == "ok"
+    record("gc in a store within a container image", "a clear error, nothing removed")
