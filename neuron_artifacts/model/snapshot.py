@@ -22,9 +22,14 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 GENERATION_NAME = "generation_config.json"
+TOKENIZER_NAME = "tokenizer.json"
+SAVE_TOKENIZER = (
+    "save it beside the model, AutoTokenizer.from_pretrained(…).save_pretrained(…), and compile "
+    "again: graphs are reused"
+)
 
 ASSET_NAMES = (
-    GENERATION_NAME, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    GENERATION_NAME, TOKENIZER_NAME, "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json",
     "merges.txt", "tokenizer.model",
 )  # fmt: skip

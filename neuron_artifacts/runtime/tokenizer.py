@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from neuron_artifacts._files import read_regular, shorten
 from neuron_artifacts.errors import ModelFormatError, RequestError
-from neuron_artifacts.model.snapshot import MAX_JSON_BYTES, read_json
+from neuron_artifacts.model.snapshot import (
+    MAX_JSON_BYTES,
+    SAVE_TOKENIZER,
+    TOKENIZER_NAME,
+    read_json,
+)
 from neuron_artifacts.runtime.tokenizer_growth import grows_too_much, has_sound_tables
 
 if TYPE_CHECKING:
@@ -76,7 +81,7 @@ class Tokenizer:
         """
         folder = Path(folder)
         config = _read_optional(folder / "tokenizer_config.json")
-        backend = _read_backend(folder / "tokenizer.json")
+        backend = _read_backend(folder / TOKENIZER_NAME)
         special = _named_tokens(config, _read_optional(folder / "special_tokens_map.json"))
         _add_tokens(backend, config, special)
         return cls(
@@ -164,10 +169,7 @@ def _read_backend(path: Path) -> tokenizers.Tokenizer:
     try:
         data = read_regular(path, MAX_JSON_BYTES)
     except FileNotFoundError:
-        raise ModelFormatError(
-            f"{path.parent} has no {path.name}",
-            hint="save it with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)",
-        ) from None
+        raise ModelFormatError(f"{path.parent} has no {path.name}", hint=SAVE_TOKENIZER) from None
     except OSError as error:
         raise ModelFormatError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

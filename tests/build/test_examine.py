@@ -12,7 +12,7 @@ from neuron_artifacts.build.examine import examine_request
 from neuron_artifacts.errors import ModelNotFoundError
 from neuron_artifacts.spec import resolve_spec, without_options
 from tests.doubles.environments import make_neuron_environment
-from tests.models import ADDER
+from tests.models import ADDER, copy_model
 
 
 def rules(**flags: Any) -> list[str]:
@@ -23,6 +23,17 @@ def rules(**flags: Any) -> list[str]:
 
 def test_nothing_to_say_about_a_request_that_is_right(tmp_path: Path) -> None:
     assert rules(backend="cpu", target="x86-64-v3", store=str(tmp_path)) == []
+
+
+def test_a_model_without_a_tokenizer_is_warned_of(tmp_path: Path) -> None:
+    def warned(model: Path) -> list[str]:
+        spec = resolve_spec({"model": str(model), "store": str(tmp_path)}, environ={})
+        return [f.rule for f in examine_request(spec, environ=os.environ)]
+
+    model = copy_model(tmp_path / "model")
+    assert warned(model) == ["tokenizer"]
+    (model / "tokenizer.json").write_text("{}")
+    assert warned(model) == []
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

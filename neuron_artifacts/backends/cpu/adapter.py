@@ -44,6 +44,7 @@ from neuron_artifacts.backends.runner import Runner
 from neuron_artifacts.errors import IncompatibleError
 from neuron_artifacts.key import digest_of, make_key
 from neuron_artifacts.model import ModelSnapshot
+from neuron_artifacts.model.snapshot import SAVE_TOKENIZER, TOKENIZER_NAME
 from neuron_artifacts.neuron_config import NeuronConfig
 from neuron_artifacts.spec import CompileSpec
 
@@ -108,9 +109,12 @@ class CpuBackend:
             raise AssertionError("weights are downloaded before they are converted")
         convert_file(task.source.path, destination, resolved.work.storage)
 
-    def examine(self, *_: object) -> tuple[Finding, ...]:
-        """Nothing beyond disk and memory, which are measured for every backend."""
-        return ()
+    def examine(self, resolved: ResolvedSpec, *_: object) -> tuple[Finding, ...]:
+        """What our server will lack; disk and memory are measured for every backend."""
+        if any(file.name == TOKENIZER_NAME for file in resolved.model.asset_files):
+            return ()
+        message = f"{resolved.model.name} has no {TOKENIZER_NAME}, without which nothing serves it"
+        return (Finding("warning", "tokenizer", message, SAVE_TOKENIZER),)
 
     def check_host(self, manifest: Manifest) -> list[str]:
         try:
