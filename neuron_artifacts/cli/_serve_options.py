@@ -31,10 +31,18 @@ class Verify(str, Enum):
     off = "off"
 
 
+def _folder(value: str) -> Path:
+    """An empty name is a variable that was not set, and not the working directory."""
+    if not value.strip():
+        raise typer.BadParameter("name a directory, or an artifact's key")
+    return Path(value)
+
+
 Artifacts = Annotated[
     Path | None,
     typer.Option(
         "--artifacts",
+        parser=_folder,
         metavar="DIR",
         help="An artifact directory, or its key. (default: $NEURON_COMPILED_ARTIFACTS)",
     ),

@@ -195,8 +195,10 @@ def test_commands_on_a_directory_that_is_no_artifact(tmp_path: Path, name: str) 
 
 
 def test_diff_of_nonsense(tmp_path: Path) -> None:
-    assert run("diff", "nonsense", "deadbeef", cwd=tmp_path).code == 2
-    assert run("diff", "deadbeef", "deadbeef", cwd=tmp_path).code == 3
+    for name in ("nonsense", "deadbeef"):
+        result = run("diff", name, "deadbeef", cwd=tmp_path)
+        assert result.code == 3
+        assert repr(name) in result.err
 
 
 def test_serve_and_generate_without_an_artifact(tmp_path: Path) -> None:
@@ -209,3 +211,13 @@ def test_a_config_of_the_wrong_kind(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(json.dumps(["a", "list"]))
     result = run("compile", "--config", "bad.yaml", cwd=tmp_path)
     assert (result.code, "must hold a mapping" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", [("serve",), ("generate", "--prompt", "1")])
+def test_an_empty_name_is_not_the_working_directory(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    refused = run(*command, "--artifacts", "", cwd=tmp_path)
+    assert (refused.code, "name a directory" in refused.err) == (2, True)
+    unset = run(*command, cwd=tmp_path, NEURON_COMPILED_ARTIFACTS="")
+    assert (unset.code, "no artifact directory given" in unset.err) == (2, True)

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
+from neuron_artifacts._files import shorten
 from neuron_artifacts.backends.findings import Finding
 from neuron_artifacts.errors import SpecError
 from neuron_artifacts.neuron_config import MIN_BUCKET, NeuronConfig
@@ -30,6 +32,15 @@ VLLM_OPTIONS = (
     "num_gpu_blocks_override",
 )  # fmt: skip
 """Entries of ``override_neuron_config`` that are vLLM's own; the rest is ``neuron_config``."""
+
+NEURON_OPTIONS = (
+    "apply_prefill_dcp", "attention_dp_size", "decode_context_length_buckets",
+    "embedding_dp_size", "enable_structured_outputs", "ep_degree", "fp8_packed_kv",
+    "kv_segment_size_buckets", "lm_head_dp_size", "mlp_dp_size", "modules_to_not_convert",
+    "num_batched_tokens_buckets", "num_seqs_buckets", "on_device_sampling_config",
+    "quantization", "tensor_capture", "tensor_replacement",
+)  # fmt: skip
+"""Entries of ``neuron_config`` that vLLM Neuron's own pages name, all of them together."""
 
 SHAPING_VARIABLES = (
     "VLLM_NEURON_BACKEND", "VLLM_NEURON_DISABLE_NKI_KERNELS",
@@ -119,6 +130,7 @@ def make_request(spec: CompileSpec, config: Mapping[str, Any]) -> NativeRequest:
 def check_request(request: NativeRequest) -> Iterator[Finding]:
     """What vllm-neuron would refuse, or fail at, after minutes."""
     config = request.neuron_config
+    yield from _check_names(config)
     last = {
         "num_batched_tokens_buckets": request.arguments["max_num_batched_tokens"],
         "num_seqs_buckets": request.batch_size,
@@ -140,6 +152,17 @@ def check_request(request: NativeRequest) -> Iterator[Finding]:
         yield Finding(
             "warning", "tp-degree", f"tp_degree {request.tp_degree} is no power of two",
             "vLLM Neuron's guides use powers of two only",
+        )  # fmt: skip
+
+
+def _check_names(config: Mapping[str, Any]) -> Iterator[Finding]:
+    known = (*NEURON_OPTIONS, *VLLM_OPTIONS)
+    for name in sorted(set(config) - {*NEURON_OPTIONS}):
+        near = get_close_matches(name, known, n=1)
+        yield Finding(
+            "error", "unknown-field", f"neuron_config of vllm-neuron has no {shorten(name)}",
+            f"did you mean {near[0]!r}?" if near
+            else "NxD Inference's own fields mean nothing here; --skip-preflight passes it on",
         )  # fmt: skip
 
 

@@ -79,8 +79,8 @@ def serve_with_vllm(
     _check_versions(artifact, manifest, toolchain)
     served = _with_absolute_paths(read_served(manifest))
     loader = options.loader or installed_loader(toolchain, manifest.backend)
-    port = _free_port(options.host, options.port)
     with ExitStack() as stack:
+        port = _reserve_port(options.host, options.port, stack)
         mark_used(artifact)
         stack.enter_context(hold(artifact))
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="neuron-artifacts-"))
@@ -163,12 +163,14 @@ def _check_untouched(artifact: Path, changed: str | None) -> None:
         )
 
 
-def _free_port(host: str, port: int) -> int:
-    """Tell now, rather than after minutes of loading, that the port is taken."""
-    sockets = bind_tcp(host, port)
+def _reserve_port(host: str, port: int, stack: ExitStack) -> int:
+    """Tell now, not after minutes of loading, that the port is taken; and keep it meanwhile.
+
+    A socket that is bound and does not listen keeps others from being given the port, but not
+    vLLM, which binds with ``SO_REUSEADDR`` as well (``entrypoints/openai/api_server.py``).
+    """
+    sockets = [stack.enter_context(each) for each in bind_tcp(host, port)]
     found: int = sockets[0].getsockname()[1]
-    for each in sockets:
-        each.close()
     return found
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from neuron_artifacts.backends.vllm_neuron.request import (
+    NEURON_OPTIONS,
+    VLLM_OPTIONS,
     NativeRequest,
     check_request,
     make_request,
@@ -117,3 +119,24 @@ def test_preflight(override: dict[str, Any], problem: str | None) -> None:
     found = list(check_request(request(batch_size=4, override_neuron_config=override)))
     assert len(found) == (problem is not None)
     assert not found or problem in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("num_batched_token_buckets", "did you mean 'num_batched_tokens_buckets'?"),
+        ("prefix_caching", "did you mean 'enable_prefix_caching'?"),
+        ("fused_qkv", "--skip-preflight"),
+    ],
+)
+def test_names_that_vllm_neuron_has_not(name: str, hint: str) -> None:
+    (found,) = check_request(request(override_neuron_config={name: 1}))
+    assert (found.severity, found.rule) == ("error", "unknown-field")
+    assert repr(name) in found.message
+    assert hint in (found.hint or "")
+
+
+def test_names_that_it_has() -> None:
+    names = dict.fromkeys((*VLLM_OPTIONS, *NEURON_OPTIONS))
+    made = request(override_neuron_config={**names, "max_num_batched_tokens": 128})
+    assert [found for found in check_request(made) if found.rule == "unknown-field"] == []

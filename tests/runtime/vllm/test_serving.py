@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import pytest
 
 from neuron_artifacts._files import hash_file
 from neuron_artifacts.artifact import MANIFEST_NAME, FileEntry, read_manifest, verify_artifact
+from neuron_artifacts.errors import ServeError
+from neuron_artifacts.runtime.vllm.serve import _reserve_port
 from tests.cli.run import run
 from tests.doubles.vllm_environments import make_vllm_environment
 from tests.models import ADDER
@@ -387,3 +390,17 @@ def test_env_quotes_what_a_shell_would_read(plugged: Place, tmp_path: Path) -> N
     assert printed[-1] == str(odd)
     assert printed[printed.index("--model") + 1] == str(odd)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_port_is_kept_for_vllm_until_it_listens() -> None:
+    with ExitStack() as stack:
+        port = _reserve_port("127.0.0.1", 0, stack)
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", port)).close()
+        with socket.create_server(("127.0.0.1", port)) as vllm:  # binds as vLLM does
+            socket.create_connection(("127.0.0.1", port)).close()
+            vllm.accept()[0].close()
+            with pytest.raises(ServeError, match="in use"):
+                _reserve_port("127.0.0.1", port, stack)
