@@ -64,8 +64,15 @@ def export_artifact(directory: Path, target: Path, *, observe: Observer = ignore
         The directory holds no whole artifact.
     StoreError, ResourceError
         The file cannot be written.
+    UsageError
+        ``target`` is a folder, or in none.
     """
     verdict = verify_artifact(directory)
+    if target.is_dir():
+        hint = f"name a file in it: {target / 'artifact.tar'}"
+        raise UsageError(f"{target} is a folder", hint=hint)
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder {target.parent}")
     if verdict.status != "ok":
         raise verdict.error()
     listed = (directory / MANIFEST_NAME).read_bytes()

@@ -29,6 +29,20 @@ def artifact(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.parametrize("name", [".", "", "absent/x.tar"])
+def test_a_folder_is_no_file_to_export_to(artifact: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="folder"):
+        export_artifact(artifact, tmp_path / name)
+
+
+def test_a_bare_name_is_a_file_in_this_folder(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    export_artifact(artifact, Path("x.tar"))
+    assert (tmp_path / "x.tar").is_file()
+
+
 def test_what_goes_out_comes_in(artifact: Path, tmp_path: Path) -> None:
     exported = export_artifact(artifact, tmp_path / "x.tar")
     imported = import_artifact(tmp_path / "x.tar", local_store(tmp_path / "b"))
