@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from neuron_artifacts._files import load_json_object, read_regular
-from neuron_artifacts.artifact.findings import Finding
+from neuron_artifacts.artifact.findings import Finding, severity_of
 from neuron_artifacts.artifact.neff import Neff, read_neff
 from neuron_artifacts.errors import CorruptError
 
@@ -113,7 +113,7 @@ def _read(
     try:
         neffs.append(LooseNeff(name, read_neff(directory / name, full=full)))
     except CorruptError as error:
-        findings.append(Finding("corrupt", error.message, name))
+        findings.append(Finding(severity_of(error), error.message, name))
 
 
 def _names(directory: Path) -> list[str]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from neuron_artifacts.artifact.findings import Finding, sort_findings
+from neuron_artifacts.artifact.findings import Finding, severity_of, sort_findings
 from neuron_artifacts.artifact.loose_neffs import LooseNeff, find_loose, read_entries, read_kernels
 from neuron_artifacts.artifact.neuron_config_file import (
     CONFIG_FILE,
@@ -131,7 +131,7 @@ def _read_config(directory: Path) -> tuple[NeuronConfigFile | None, list[Finding
     except IncompleteError as error:
         return None, [Finding("incomplete", error.message, CONFIG_FILE)]
     except CorruptError as error:
-        return None, [Finding("corrupt", error.message, CONFIG_FILE)]
+        return None, [Finding(severity_of(error), error.message, CONFIG_FILE)]
 
 
 def _kind_of(directory: Path, config: NeuronConfigFile | None) -> Kind | None:
@@ -172,7 +172,7 @@ def _read_models(
         try:
             script = read_torchscript(path, full=full)
         except CorruptError as error:
-            findings.append(Finding("corrupt", error.message, name))
+            findings.append(Finding(severity_of(error), error.message, name))
             continue
         models.append(CompiledModel(name, path.stat().st_size, script.neffs))
         if not script.neffs:

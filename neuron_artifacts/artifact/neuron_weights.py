@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_artifacts._files import is_safe_relative, stat_regular
-from neuron_artifacts.artifact.findings import Finding
+from neuron_artifacts.artifact.findings import Finding, severity_of
 from neuron_artifacts.errors import ModelError
 from neuron_artifacts.model.safetensors_header import read_header
 from neuron_artifacts.model.snapshot import weight_names
@@ -126,13 +126,14 @@ def check_shards(directory: Path, names: Iterable[str]) -> WeightsReport:
         try:
             stat_regular(path)
             tensors = read_header(path)
-        except PermissionError as error:
-            findings.append(Finding("corrupt", f"cannot be read: {error.strerror}", name))
-        except (OSError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             findings.append(Finding("incomplete", "is missing", name))
+        except OSError as error:
+            what = f"cannot be read: {error.strerror}"
+            findings.append(Finding(severity_of(error), what, name))
         except ModelError as error:
             what = error.message.replace(f"{path} ", "", 1)
-            findings.append(Finding("corrupt", what, name))
+            findings.append(Finding(severity_of(error), what, name))
         else:
             shards.append(ShardFile(name, path.stat().st_size, len(tensors)))
     return WeightsReport(tuple(shards), tuple(findings))

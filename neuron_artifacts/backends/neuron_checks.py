@@ -20,11 +20,13 @@ Word = Literal["usable", "recompile advised", "incompatible", "corrupt", "missin
 
 _STATUSES: dict[str, Status] = {
     "corrupt": "corrupt", "incomplete": "incomplete", "incompatible": "incompatible",
+    "unreadable": "unreadable",
 }  # fmt: skip
 
 _HINTS: dict[Status, str] = {
     "incomplete": "compile it again: what is missing cannot be made from what is there",
     "corrupt": "copy it again from where it is whole, or compile it again",
+    "unreadable": "nothing says that it is damaged: see who may read it, and to the disk",
     "incompatible": "compile it for this target, or use it where it fits",
 }
 

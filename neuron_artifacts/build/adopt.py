@@ -53,6 +53,7 @@ from neuron_artifacts.store.staging import reading
 
 _ERRORS = {
     "corrupt": CorruptError, "incomplete": IncompleteError, "incompatible": IncompatibleError,
+    "unreadable": StoreError,
 }  # fmt: skip
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -212,7 +213,9 @@ def _refuse_problems(contents: NeuronDirectory, model: Path | None) -> None:
     first: Finding = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     severity = "incomplete" if first.severity == "advice" else first.severity
-    if first.field == ELSEWHERE and may_be_laid:
+    if severity == "unreadable":
+        hint = "nothing says that it is damaged: see who may read it, and to the disk"
+    elif first.field == ELSEWHERE and may_be_laid:
         hint = "name the checkpoint with --model DIR, so that the artifact stands alone"
     elif first.field == ELSEWHERE:
         hint = "compile it again with save_sharded_checkpoint, so that the artifact stands alone"

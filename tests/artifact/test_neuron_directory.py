@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from neuron_artifacts.artifact.findings import Finding
 from neuron_artifacts.artifact.neuron_directory import NeuronDirectory, read_neuron_directory
-from neuron_artifacts.errors import IncompleteError, MissError
+from neuron_artifacts.build.adopt import adopt_directory
+from neuron_artifacts.errors import IncompleteError, MissError, StoreError
+from neuron_artifacts.store import LocalStore
 from tests.artifact.artifacts import make_safetensors
 from tests.artifact.neuron_files import (
     NEURON_CONFIG,
@@ -29,6 +31,7 @@ from tests.artifact.neuron_files import (
     write_optimum,
     write_shards,
 )
+from tests.limits import no_descriptors
 
 
 def problems(directory: Path, *, full: bool = True) -> list[tuple[str, str]]:
@@ -50,6 +53,16 @@ def test_a_whole_nxdi_directory(tmp_path: Path) -> None:
         f"weights/tp{rank}_sharded_checkpoint.safetensors" for rank in (0, 1)
     ]
     assert [path for path, _ in contents.all_neffs] == ["model.pt", "model.pt"]
+
+
+def test_what_cannot_be_opened_is_not_called_damaged(tmp_path: Path) -> None:
+    contents = write_nxdi(tmp_path)
+    with no_descriptors():
+        findings = read_neuron_directory(contents).problems
+    assert {finding.severity for finding in findings} == {"unreadable"}
+    assert {finding.path for finding in findings} >= {"model.pt", "neuron_config.json"}
+    with no_descriptors(), pytest.raises(StoreError, match="Too many open files"):
+        adopt_directory(contents, LocalStore(tmp_path))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
