@@ -295,13 +295,13 @@ def _check_blocks(
         return
     asked = arguments.num_gpu_blocks_override
     if "pa_num_blocks" in override:
-        if override["pa_num_blocks"] != asked:
+        if asked is None or override["pa_num_blocks"] != asked:
             raise SpecError(
                 f"pa_num_blocks {override['pa_num_blocks']} needs --num-gpu-blocks-override of "
                 "the same number",
                 options=_BLOCK_OPTIONS,
             )
-        kwargs["pa_num_blocks"] = override["pa_num_blocks"] + 1
+        kwargs["pa_num_blocks"] = asked + 1
     least = ceil(arguments.max_model_len / block_size) * arguments.max_num_seqs
     have = kwargs["pa_num_blocks"] if asked is None else asked
     if have < least:

@@ -16,7 +16,7 @@ from neuron_artifacts.backends.nxdi.loaders import (
     neuron_arguments,
     resolve_dtype,
 )
-from neuron_artifacts.errors import SpecError
+from neuron_artifacts.errors import RefusedError, SpecError
 from neuron_artifacts.spec import CompileSpec
 
 DEFAULT_SEQ_LEN = 2048
@@ -73,6 +73,8 @@ def make_request(
     ------
     SpecError
         The loader would refuse the combination.
+    RefusedError
+        A value that the loader computes with is none.
     """
     loader = spec.vllm_loader or loader_of_level(sdk, plugin_version)
     if loader not in LOADERS:
@@ -109,6 +111,8 @@ def _vllm_arguments(
     spec: CompileSpec, config: Mapping[str, Any], loader: str, override: dict[str, Any]
 ) -> VllmArguments:
     ours = {name: override.pop(name) for name in _OURS if name in override}
+    for name in ("block_size", "num_gpu_blocks_override"):
+        _require_count(name, ours.get(name))
     return VllmArguments(
         tensor_parallel_size=spec.tp_degree,
         max_num_seqs=spec.batch_size,
@@ -161,14 +165,30 @@ def _with_lora(override: Mapping[str, Any]) -> dict[str, Any]:
             "lora_modules must be a list of objects with name and path",
             options=("lora_modules",),
         ) from None
-    config = dict(rest.pop("lora_config", None) or {})
+    config = rest.pop("lora_config", None) or {}
+    if not isinstance(config, Mapping):
+        raise RefusedError(
+            f"lora_config must be an object, and is {config!r}", options=("lora_config",)
+        )
+    config = dict(config)
     for name in ("target_modules", "max_loras", "max_lora_rank"):
         if name in rest:
             config[name] = rest.pop(name)
-    config.setdefault("max_loras", len(paths))
+    _require_count("max_loras", config.get("max_loras"))
+    if config.get("max_loras") is None:
+        config["max_loras"] = len(paths)
     if len(paths) > config["max_loras"]:
         raise SpecError(
             f"{len(paths)} LoRA modules are more than max_loras {config['max_loras']}",
             options=("lora_modules", "max_loras"),
         )
     return {**rest, "lora_config": {**config, "lora_ckpt_paths": paths}}
+
+
+def _require_count(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise RefusedError(
+            f"{name} must be a whole number of 1 or more, and is {value!r}", options=(name,)
+        )

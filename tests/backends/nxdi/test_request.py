@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from neuron_artifacts.backends.nxdi.loaders import Speculation
+from neuron_artifacts.backends.nxdi.loaders import LOADERS, Speculation
 from neuron_artifacts.backends.nxdi.request import make_request
-from neuron_artifacts.errors import SpecError
+from neuron_artifacts.errors import RefusedError, SpecError
 from neuron_artifacts.spec import resolve_spec
 
 CONFIG = {"torch_dtype": "bfloat16", "max_position_embeddings": 4096}
@@ -135,3 +135,35 @@ def test_the_two_configurations_of_an_image_model_are_kept_apart() -> None:
 def test_contradictions_are_refused(flags: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         request(**flags)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("value", ["x", "32", 0, -1, 2.5, True, [], {"a": 1}])
+@pytest.mark.parametrize("name", ["block_size", "num_gpu_blocks_override"])
+def test_counts_that_are_none_are_refused(name: str, value: object, loader: str) -> None:
+    override = {name: value, "is_prefix_caching": True}
+    with pytest.raises(RefusedError, match=f"{name} must be a whole number") as caught:
+        request(vllm_loader=loader, override_neuron_config=override)
+    assert caught.value.options == (name,)
+
+
+@pytest.mark.parametrize(
+    ("override", "option"),
+    [({"max_loras": "x"}, "max_loras"), ({"lora_config": ["x"]}, "lora_config"),
+     ({"lora_config": {"max_loras": []}}, "max_loras")],
+)  # fmt: skip
+def test_lora_options_of_another_kind(override: dict[str, Any], option: str) -> None:
+    modules = [{"name": "a", "path": "/a"}]
+    with pytest.raises(RefusedError, match=option):
+        request(override_neuron_config={"lora_modules": modules, **override})
+    defaults = request(override_neuron_config={"lora_modules": modules, "max_loras": None})
+    assert defaults.arguments["lora_config"]["max_loras"] == 1
+
+
+@pytest.mark.parametrize("loader", ["vllm-neuron-0.2", "vllm-neuron-0.5"])
+def test_blocks_that_are_null_need_the_option_too(loader: str) -> None:
+    with pytest.raises(SpecError, match="needs --num-gpu-blocks-override"):
+        request(
+            vllm_loader=loader,
+            override_neuron_config={"pa_num_blocks": None, "is_block_kv_layout": True},
+        )
