@@ -28,6 +28,13 @@ VARIABLES = {
     "CC": "the C compiler, after NEURON_ARTIFACTS_CC",
     "NEURON_ARTIFACTS_CACHE": "where digests and compiler probes are remembered",
     "NEURON_ARTIFACTS_DEBUG": "tracebacks are shown",
+    "NEURON_ARTIFACTS_REMOTE": "the remote store that compile asks first",
+    "NEURON_ARTIFACTS_CONFIG": "where names of remote stores are kept",
+    "NEURON_ARTIFACTS_POLICY": "whose signatures are asked for",
+    "NEURON_ARTIFACTS_BUILDER": "who builds, in provenance",
+    "NEURON_ARTIFACTS_KEY_PASSWORD": "of the private key that signs (not shown)",
+    "COSIGN_PASSWORD": "of the private key that signs (not shown)",
+    "NEURON_ARTIFACTS_SSL_PASSWORD": "of the server's TLS key (not shown)",
     "NO_COLOR": "no colour",
 }
 
@@ -36,7 +43,7 @@ IGNORED_VARIABLES = {
     "CFLAGS": "flags come from the target, so that they are in the key",
 }
 
-SECRET = ("TOKEN", "KEY")
+SECRET = ("TOKEN", "KEY", "PASSWORD")
 
 
 def doctor_command(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+import neuron_artifacts
 from neuron_artifacts import __version__
 from neuron_artifacts.artifact import verify_artifact
 from tests.cli.run import run
@@ -214,6 +216,18 @@ def test_doctor_reports(tmp_path: Path) -> None:
     assert "NEURON_CC_FLAGS: ignored" in texts
     assert "NEURON_ARTIFACTS_SEQLEN: unknown" in texts
     assert "hf_secret" not in result.out
+
+
+def test_doctor_knows_every_variable_that_is_read(tmp_path: Path) -> None:
+    package = Path(neuron_artifacts.__file__).parent
+    texts = [file.read_text() for file in package.rglob("*.py")]
+    read = {name for text in texts for name in re.findall(r"NEURON_ARTIFACTS_[A-Z_]+[A-Z]", text)}
+    assert {"NEURON_ARTIFACTS_POLICY", "NEURON_ARTIFACTS_STORE"} <= read
+    result = run("doctor", "--json", cwd=tmp_path, **dict.fromkeys(read, "hidden_or_not"))
+    known = [f["text"] for f in result.data["findings"] if f["topic"] == "variable"]
+    assert not [text for text in known if "unknown" in text]
+    for secret in ("API_KEY", "KEY_PASSWORD", "SSL_PASSWORD"):
+        assert any(text.startswith(f"NEURON_ARTIFACTS_{secret}: honoured") for text in known)
 
 
 def test_nothing_heavy_is_imported_for_a_hit(place: Path) -> None:
