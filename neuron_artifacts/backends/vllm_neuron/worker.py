@@ -33,7 +33,7 @@ LOOK_SECONDS = 1.0
 DAY = "86400"
 
 _MISLEADING = (
-    "NEURON_LIBTORCH_CACHE_ROOT", "NEURON_LIBTORCH_DISABLE_COMPILE_CACHE",
+    "NEURON_LIBTORCH_CPU_MODE", "NEURON_LIBTORCH_DISABLE_COMPILE_CACHE",
     "NEURON_LIBTORCH_DISABLE_GRAPH_CAPTURE_BACKEND", "NEURON_LIBTORCH_REMOTE_CACHE",
     "VLLM_NEURON_ASSERT_CACHE_HIT", "VLLM_NEURON_CPU_MODE", "VLLM_NEURON_DISABLE_COMPILE_CACHE",
     "VLLM_NEURON_DISABLE_GRAPH_CAPTURE_BACKEND", "VLLM_NEURON_DISABLE_WARMUP_COMPILE",
@@ -41,6 +41,10 @@ _MISLEADING = (
     "VLLM_NEURON_SKIP_PREFILL_WARMUP",
 )  # fmt: skip
 """Variables that keep graphs from being compiled, or from lying where they are looked for."""
+
+_ROOTS = ("NEURON_LIBTORCH_CACHE_ROOT", "VLLM_CACHE_ROOT")
+"""libtorch-neuronx-lite (SDK 2.32) takes the first, the plugin before it the second; below either
+the cache is ``neuron/compile_cache``."""
 
 _PATIENCE = (
     "NEURON_LIBTORCH_COMPILATION_TIMEOUT", "VLLM_ENGINE_READY_TIMEOUT_S",
@@ -91,7 +95,8 @@ def set_environment(root: Path, jobs: int | None) -> None:
         for name in _WORKERS:
             os.environ[name] = str(jobs)
     os.environ["VLLM_NEURON_CPU_COMPILE"] = "1"
-    os.environ["VLLM_CACHE_ROOT"] = str(root)
+    for name in _ROOTS:
+        os.environ[name] = str(root)
     # Graphs name compiled kernels by path, so those must not be shared with other builds.
     os.environ["NKI_COMPILE_CACHE_URL"] = str(root / "nki")
 

@@ -38,7 +38,7 @@ _VLLM_OPTIONS = ("block_size", "enable_prefix_caching", "num_gpu_blocks_override
 _LORA_OPTIONS = ("lora_modules", "max_loras", "max_lora_rank")
 _REWRITES = ("NXD_LAYOUT_TRANSFORMATION_OPTIONS",)
 _COMPILES = (
-    "NEURON_COMPILED_ARTIFACTS", "NEURON_LIBTORCH_CACHE_ROOT", "NEURON_LIBTORCH_CPU_COMPILE",
+    "NEURON_COMPILED_ARTIFACTS", "NEURON_LIBTORCH_CPU_COMPILE", "NEURON_LIBTORCH_CPU_MODE",
     "NEURON_LIBTORCH_DISABLE_COMPILE_CACHE", "NEURON_LIBTORCH_REMOTE_CACHE",
     "VLLM_NEURON_CPU_COMPILE", "VLLM_NEURON_CPU_MODE", "VLLM_NEURON_DISABLE_COMPILE_CACHE",
     "VLLM_NEURON_REMOTE_CACHE",
@@ -175,6 +175,7 @@ def _native(served: Served, directory: Path, site: Site) -> Recipe:
     environ = {
         **served.environment,
         CACHE_VARIABLE: str(root),
+        "NEURON_LIBTORCH_CACHE_ROOT": str(root),  # where SDK 2.32 and later look first
         "VLLM_NEURON_DISABLE_WARMUP_COMPILE": "1",
         "VLLM_NEURON_DISABLE_GRAPH_CAPTURE_BACKEND": "1",
         "NEURON_LIBTORCH_DISABLE_GRAPH_CAPTURE_BACKEND": "1",

@@ -190,6 +190,16 @@ def test_misleading_variables_are_taken_away(place: Place) -> None:
     assert not Path(elsewhere).exists()
 
 
+def test_a_library_that_knows_its_own_root_alone(place: Place) -> None:
+    home = {"HOME": str(place.folder / "home")}
+    assert place.compile(NEURON_DOUBLE="lite", **home).code == 0
+    serving = place.serving(**home)
+    with running(place.served(), knobs=f"{DEVICE},lite", **serving) as server:
+        server.process.terminate()
+        assert server.process.wait(60) == 0
+    assert not (place.folder / "home").exists()
+
+
 def test_variables_that_shape_graphs_are_in_the_key_and_set_again(place: Place) -> None:
     plain = place.compile()
     shaped = place.compile(VLLM_NEURON_KV_GMU_BUDGET_CAP_FRACTION="0.4")

@@ -265,10 +265,11 @@ def test_vllm_neuron_looks_into_its_cache_and_must_not_compile() -> None:
         "vllm_arguments": {"max_num_batched_tokens": 512, "enable_prefix_caching": False},
     }
     made = recipe(backend="vllm-neuron", serve=serve, site=Site(cache_root=Path("/cache")))
-    assert made.environ["VLLM_CACHE_ROOT"] == "/cache"
+    for name in ("VLLM_CACHE_ROOT", "NEURON_LIBTORCH_CACHE_ROOT"):
+        assert made.environ[name] == "/cache"
     assert made.environ["VLLM_NEURON_DISABLE_WARMUP_COMPILE"] == "1"
     assert not set(made.environ) & set(made.unset)
-    assert {"NEURON_LIBTORCH_CACHE_ROOT", "VLLM_NEURON_CPU_COMPILE"} <= set(made.unset)
+    assert {"NEURON_LIBTORCH_CPU_MODE", "VLLM_NEURON_CPU_COMPILE"} <= set(made.unset)
     assert json.loads(flag(made, "--additional-config") or "") == {
         "neuron_config": {"num_seqs_buckets": [1, 4]}
     }
