@@ -77,15 +77,19 @@ def generate_command(
 
 def _gather(given: list[str] | None, source: str | None) -> list[str]:
     texts = list(given or ())
-    if source == "-":
-        texts += [line.rstrip("\n") for line in sys.stdin]
-    elif source:
-        try:
-            texts += Path(source).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise UsageError(f"{source} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError:
-            raise UsageError(f"{source} is not UTF-8 text") from None
+    name = "standard input" if source == "-" else source
+    try:
+        if source:
+            data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+            # Not splitlines(), which would also end a prompt at U+2028 and its like.
+            texts += [line.rstrip("\r") for line in data.decode().split("\n")]
+        "".join(given or ()).encode()
+    except OSError as error:
+        raise UsageError(f"{name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is not UTF-8 text") from None
+    except UnicodeEncodeError:  # bytes of an argument that the system could not decode
+        raise UsageError("--prompt is not UTF-8 text") from None
     texts = [text for text in texts if text]
     if not texts:
         raise UsageError("no prompt given", hint="--prompt TEXT, or --prompts FILE (- for stdin)")

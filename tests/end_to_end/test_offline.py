@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,29 @@ def test_generate_one_and_many(adder: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("5+5=\n6+6=\n")
     lines = run("generate", "--artifacts", adder, "--prompts", tmp_path / "prompts.txt").out
     assert lines == "5+5=\t10\n6+6=\t12\n"
+
+
+def test_prompts_end_with_their_line(adder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("5+5=\u2028\r\n6+6=")
+    rows = run("generate", "--artifacts", adder, "--prompts", file, "--json").data
+    assert [row["prompt"] for row in rows] == ["5+5=\u2028", "6+6="]
+
+
+def test_prompts_that_are_no_text(adder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "neuron_artifacts", "generate", "--artifacts", str(adder)]
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(b"\xff\xfe\n")
+    for arguments, said in (
+        (["--prompts", "-"], b"standard input is not UTF-8 text"),
+        (["--prompts", str(file)], b"prompts.txt is not UTF-8 text"),
+        (["-p", b"\xff"], b"--prompt is not UTF-8 text"),
+    ):
+        done = subprocess.run(
+            [*command, *arguments], input=b"\xff\xfe\n", capture_output=True, check=False
+        )
+        assert done.returncode == 2
+        assert said in done.stderr
 
 
 def test_generate_finds_the_directory_in_the_environment(adder: Path) -> None:
