@@ -187,6 +187,7 @@ def _normalise(config: Config) -> dict[str, Any]:
         kept["head_dim"] = _quotient(full.get("hidden_size"), full.get("num_attention_heads"))
     if not full.get("use_sliding_window", True):
         # Whatever the window is, no layer uses it; older releases kept its number.
+        kept["use_sliding_window"] = False
         kept["sliding_window"] = kept["max_window_layers"] = kept["layer_types"] = None
     return kept
 
