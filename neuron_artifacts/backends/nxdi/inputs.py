@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_artifacts._files import DigestCache, load_json_object, read_regular
+from neuron_artifacts.backends.nxdi.lora import adapter_paths
 from neuron_artifacts.errors import ModelFormatError
 from neuron_artifacts.model import ModelSnapshot
 
@@ -85,7 +86,8 @@ def refuse_changes(
 def _adapters(config: Any) -> dict[str, dict[str, str]]:
     if not isinstance(config, Mapping):
         return {}
-    paths = {**(config.get("lora_ckpt_paths") or {}), **(config.get("lora_ckpt_paths_cpu") or {})}
+    places = (config.get("lora_ckpt_paths"), config.get("lora_ckpt_paths_cpu"))
+    paths = {name: path for place in places for name, path in adapter_paths(place).items()}
     # One that is missing is preflight's to name, beside whatever else is wrong.
     return {name: _digests(_files(Path(path))) for name, path in sorted(paths.items())}
 

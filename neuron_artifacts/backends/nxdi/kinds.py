@@ -18,7 +18,12 @@ from neuron_artifacts.backends.nxdi.nested import nested_defaults
 from neuron_artifacts.backends.nxdi.neuron_config import field_defaults
 
 _SWITCH, _WHOLE, _NUMBER = "true or false", "a whole number", "a number"
-_TEXT, _LIST, _OBJECT, _ADAPTERS = "text", "a list", "an object", "an object or a list of id:path"
+_TEXT, _LIST, _OBJECT, _ADAPTERS = (
+    "text",
+    "a list",
+    "an object",
+    "an object of paths or a list of id:path",
+)
 
 _MATCHES: Mapping[str, Callable[[Any], bool]] = {
     _SWITCH: lambda value: value in (0, 1) and isinstance(value, (bool, int)),
@@ -27,7 +32,7 @@ _MATCHES: Mapping[str, Callable[[Any], bool]] = {
     _TEXT: lambda value: isinstance(value, str),
     _LIST: lambda value: isinstance(value, list),
     _OBJECT: lambda value: isinstance(value, Mapping),
-    _ADAPTERS: lambda value: isinstance(value, (Mapping, list)),
+    _ADAPTERS: lambda value: _holds_text(value),
 }
 
 _BY_NAME = {
@@ -101,6 +106,12 @@ def _wrong(label: str, name: str, value: Any, default: Any) -> str | None:
     if kind is None or _MATCHES[kind](value):
         return None
     return f"{label} must be {kind}, and is {value!r}"
+
+
+def _holds_text(value: Any) -> bool:
+    inside = value.values() if isinstance(value, Mapping) else value
+    is_either = isinstance(value, (Mapping, list))
+    return is_either and all(isinstance(entry, str) for entry in inside)
 
 
 def _kind_of(default: Any) -> str | None:

@@ -120,7 +120,7 @@ def broken_adapters(
 def read_adapters(fields: Mapping[str, Any]) -> tuple[Adapter, ...]:
     """The adapters that a finished ``lora_config`` names, as far as they can be read."""
     on_device, on_host = fields.get("lora_ckpt_paths"), fields.get("lora_ckpt_paths_cpu")
-    found = _read(_adapters(on_device), _adapters(on_host))
+    found = _read(adapter_paths(on_device), adapter_paths(on_host))
     return tuple(entry for entry in found if isinstance(entry, Adapter))
 
 
@@ -161,14 +161,14 @@ def _covers(modules: Any, wanted: set[str]) -> bool:
 
 def _places(fields: Mapping[str, Any], level: SdkLevel) -> tuple[dict[str, str], dict[str, str]]:
     """Adapters of the device and of the host by id. The host's include the device's."""
-    on_device = _adapters(fields["lora_ckpt_paths"])
+    on_device = adapter_paths(fields["lora_ckpt_paths"])
     if level.before("2.27"):
         return on_device, {}
     on_device = {**_listed(fields["lora_ckpt_json"], "lora-ckpt-paths"), **on_device}
     if not fields["dynamic_multi_lora"]:
         return on_device, {}
     on_host = _listed(fields["lora_ckpt_json"], "lora-ckpt-paths-cpu")
-    return on_device, {**on_host, **_adapters(fields["lora_ckpt_paths_cpu"]), **on_device}
+    return on_device, {**on_host, **adapter_paths(fields["lora_ckpt_paths_cpu"]), **on_device}
 
 
 def _listed(file: Any, name: str) -> dict[str, str]:
@@ -180,7 +180,7 @@ def _listed(file: Any, name: str) -> dict[str, str]:
         folder, paths = content.get("lora-ckpt-dir", str(Path.cwd())), content[name]
         # The text is hashed, so nothing is normalised.
         joined = {name: os.path.join(folder, path) for name, path in paths.items()}  # noqa: PTH118
-        return _adapters(joined)
+        return adapter_paths(joined)
     except KeyError:
         raise SpecError(f"lora_ckpt_json {file} has no {name}") from None
     except (OSError, TypeError, ValueError, AttributeError) as error:
@@ -210,7 +210,8 @@ def lora_defaults(level: SdkLevel) -> dict[str, Any]:
     return {**newer, "enable_base_model_only": False} if level.since("2.29") else newer
 
 
-def _adapters(given: Any) -> dict[str, str]:
+def adapter_paths(given: Any) -> dict[str, str]:
+    """Adapters by name, from an object or a list of ``id:path``; what is neither is left out."""
     pairs = [entry for entry in _pairs(given) if not isinstance(entry, BrokenRule)]
     return {
         name: str(Path(path).expanduser()) if path.startswith("~") else path for name, path in pairs

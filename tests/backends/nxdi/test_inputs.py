@@ -112,3 +112,11 @@ def test_what_changes_meanwhile_is_refused(model: ModelSnapshot, tmp_path: Path)
     os.utime(model.root / "model.safetensors", ns=(1, 1))
     with pytest.raises(ModelFormatError, match=r"model\.safetensors"):
         refuse_changes([model], files, files)
+
+
+@pytest.mark.parametrize("is_list", [True, False])
+def test_adapters_in_either_form(model: ModelSnapshot, tmp_path: Path, is_list: bool) -> None:
+    path = folder(tmp_path / "a", weights="1")
+    paths: Any = [f"a:{path}", "broken"] if is_list else {"a": str(path)}
+    found = input_digests(model, {"lora_config": {"lora_ckpt_paths": paths}})
+    assert set(found["lora"]["a"]) == {"weights"}

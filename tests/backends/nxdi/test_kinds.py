@@ -69,7 +69,10 @@ def test_every_field_with_its_default(sdk: str) -> None:
         ({"quantized_checkpoints_path": 1}, "quantized_checkpoints_path must be text, and is 1"),
         ({"medusa_tree": "tree.json"}, "medusa_tree must be a list, and is 'tree.json'"),
         ({"lora_config": {"lora_ckpt_paths": "a"}},
-         "lora_config.lora_ckpt_paths must be an object or a list of id:path, and is 'a'"),
+         "lora_config.lora_ckpt_paths must be an object of paths or a list of id:path, and is 'a'"),
+        ({"lora_config": {"lora_ckpt_paths": {"a": 3}}},
+         "lora_config.lora_ckpt_paths must be an object of paths or a list of id:path, and is "
+         "{'a': 3}"),
         ({"lora_config": {"target_modules": "q_proj"}},
          "lora_config.target_modules must be a list, and is 'q_proj'"),
         ({"on_device_sampling_config": {"on_device_sampling_config": {}}},
