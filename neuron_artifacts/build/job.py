@@ -160,6 +160,7 @@ class BuildJob(ABC):
     def _publish(self, staging: Staging, manifest: Manifest, set_aside: list[Path]) -> Manifest:
         """Publish, making way first; whoever else published the same key meanwhile has won."""
         staging.complete(manifest, sidecars=describe_build(self.resolved, manifest, self._began))
+        self._look_over(staging)
         for _ in range(3):
             with self._making_way(set_aside):
                 if staging.publish(manifest, self.destination):
@@ -174,6 +175,16 @@ class BuildJob(ABC):
         raise StoreError(
             f"{self.destination} cannot be published: something else keeps it occupied"
         )
+
+    @staticmethod
+    def _look_over(staging: Staging) -> None:
+        """See that what compilers wrote begins and ends as it should: a disk may lose bytes."""
+        verdict = check_artifact(staging.path, "quick", host=False)
+        if verdict.status != "ok":
+            raise StoreError(
+                f"what was built is {verdict.status}: {verdict.problems[0]}",
+                hint="run the command again; if that does not help, look at the disk",
+            )
 
     @contextmanager
     def _making_way(self, set_aside: list[Path]) -> Iterator[None]:

@@ -11,6 +11,7 @@ import pytest
 
 import neuron_artifacts
 from neuron_artifacts.artifact import read_manifest, verify_artifact
+from neuron_artifacts.artifact.manifest import Role
 from neuron_artifacts.backends.cpu.adapter import CpuBackend
 from neuron_artifacts.build import Outcome, compile_artifact, look_up, resolve_request
 from neuron_artifacts.build.graphs import GraphJob
@@ -18,7 +19,7 @@ from neuron_artifacts.build.progress import Clock
 from neuron_artifacts.errors import RefusedError, ResourceError, SpecError, StoreError
 from neuron_artifacts.events import Event, GraphChanged, Note, PhaseEnded
 from neuron_artifacts.spec import resolve_spec
-from neuron_artifacts.store import LocalStore
+from neuron_artifacts.store import LocalStore, Staging
 from tests.models import SMALL, change_weights, copy_model
 
 
@@ -249,3 +250,21 @@ def test_a_lender_that_vanishes_costs_a_compile_and_nothing_else(place: Path) ->
     assert outcome.compiled == 3
     assert verify_artifact(outcome.path, "full").status == "ok"
     assert any(isinstance(e, Note) and "cannot be reused" in e.text for e in events)
+
+
+def test_a_linker_whose_bytes_got_lost_publishes_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt = Staging.adopt
+
+    def adopt_damaged(staging: Staging, name: str, role: Role) -> None:
+        path = staging.path / name
+        if name.endswith(".so"):
+            path.write_bytes(b"\0" + path.read_bytes()[1:])
+        adopt(staging, name, role)
+
+    before = LocalStore(place / "store").directories()
+    monkeypatch.setattr(Staging, "adopt", adopt_damaged)
+    with pytest.raises(StoreError, match="is no shared object"):
+        compile_at(place, context_encoding_buckets="16,64")
+    assert LocalStore(place / "store").directories() == before
