@@ -44,6 +44,8 @@ def handle_errors(command: Callable[..., int | None]) -> Callable[..., None]:
 def _unexpected(error: Exception) -> NeuronArtifactsError:
     if isinstance(error, MemoryError):
         return NeuronArtifactsError("out of memory", hint="lower --batch-size or --seq-len")
+    if isinstance(error, FileNotFoundError) and not error.filename:  # of os.getcwd()
+        return NeuronArtifactsError("the current folder is gone", hint="change to one that exists")
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return NeuronArtifactsError(f"{where}{error.strerror or error}", hint=advise(error))

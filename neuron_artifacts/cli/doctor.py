@@ -129,7 +129,7 @@ def _store(store: str) -> list[Diagnosis]:
     check_writable(local.root)
     count = len(local.directories())
     free = show_bytes(free_disk(local.root))
-    return [Diagnosis("store", "ok", f"{local.root}: {count} artifacts, {free} free")]
+    return [Diagnosis("store", "ok", f"{local.root}: artifacts {count}, free {free}")]
 
 
 def _memory() -> list[Diagnosis]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +107,16 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     assert result.code == 1
     assert "http://127.0.0.1:9" in result.err
     assert "tip: " in result.err
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path) -> None:
+    script = 'cd "$1" && rmdir "$1" && exec "$2" -m neuron_artifacts list'
+    done = subprocess.run(
+        ["sh", "-c", script, "sh", str(tmp_path), sys.executable],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "error: the current folder is gone" in done.stderr
 
 
 def test_json_errors_are_data_too(tmp_path: Path) -> None:
