@@ -85,8 +85,10 @@ def lookup_command(
     told = spec.origins["backend"] != "default"
     if options != CacheOptions() and not told:
         spec = replace(spec, backend="optimum")  # whose caches these are questions to
+    # Whoever asks everywhere and names no backend takes what any of them could use.
+    chosen = told or (spec.model and not all_sources)
     asked = choose_sources(
-        spec.backend if spec.model or told else None, store=spec.store, environ=os.environ,
+        spec.backend if chosen else None, store=spec.store, environ=os.environ,
         options=options, remotes=configured_remotes(os.environ), names=source or (),
         every=all_sources,
     )  # fmt: skip

@@ -91,11 +91,13 @@ def test_a_hit_of_another_backend_does_not_count(ask: Ask, hub: CacheHub, tmp_pa
     cache.add_config("0.4.5", json.loads((model / "config.json").read_bytes()), "org/tiny",
                      batch_size=1, sequence_length=64)  # fmt: skip
     hub.commit(REPO, cache.files)
-    result = ask(model, *FLAGS, "--all-sources", "--json")
+    result = ask(model, *FLAGS, "--all-sources", "--backend", "cpu", "--json")
     shown = [(s["kind"], s["status"], s["usable"]) for s in result.data["sources"]]
     assert shown == [("store", "miss", True), ("hf", "hit", False)]
     assert result.code == 3
     assert ask(model, "--source", "hf").code == 0
+    any_backend = ask(model, *FLAGS, "--all-sources", "--json")
+    assert (any_backend.code, any_backend.data["found"]) == (0, True)
 
 
 def test_a_hub_that_is_gone_leaves_the_other_answers(
