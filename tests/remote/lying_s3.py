@@ -9,45 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
+
+from tests.remote.serving import HttpServing, QuietHandler
 
 _DATE = "2026-01-01T00:00:00.000Z"
 
 
-class LyingS3:
+class LyingS3(HttpServing):
     """``objects`` by bucket and name; ``conditions`` counts those that were ignored."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.conditions = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
-        self._server.s3 = self  # type: ignore[attr-defined]
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    def __enter__(self) -> LyingS3:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
+class _Handler(QuietHandler):
     @property
     def s3(self) -> LyingS3:
-        return self.server.s3  # type: ignore[attr-defined, no-any-return]
+        return self.server.owner  # type: ignore[attr-defined, no-any-return]
 
     def do_PUT(self) -> None:
         self.s3.conditions += self.headers.get("If-None-Match") == "*"

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from tests.remote.serving import Serving
+
 BUCKET = "artifacts"
 AWS = {
     "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "sekret-of-the-test",
@@ -96,7 +98,7 @@ def rclone(folder: Path) -> Iterator[str]:
         yield endpoint
 
 
-class Proxy:
+class Proxy(Serving):
     """Passes TCP on and counts; ``cut_after`` bytes to the server it calls ``on_cut`` and stops."""
 
     def __init__(self, port: int) -> None:
@@ -118,18 +120,7 @@ class Proxy:
                     proxy._pump(self.request, server, True, dropped)
                     back.join()
 
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.port = int(self._server.server_address[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Proxy:
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler))
 
     def reset(self) -> None:
         """Count from nothing, and cut nothing."""

@@ -11,14 +11,15 @@ import hashlib
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.remote.serving import HttpServing, QuietHandler
 
 _ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>blobs/uploads|blobs|manifests|tags)/(?P<rest>.*)")
 
 
-class SmallRegistry:
+class SmallRegistry(HttpServing):
     """``user`` and ``password`` make it ask for tokens; ``faults`` are statuses for next answers.
 
     ``requests`` are (method, path, authorization), ``received`` and ``sent`` count blob bytes.
@@ -33,32 +34,13 @@ class SmallRegistry:
         self.requests: list[tuple[str, str, str]] = []
         self.received = self.sent = 0
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
-        self._server.registry = self  # type: ignore[attr-defined]
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-
-    def __enter__(self) -> SmallRegistry:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Handler)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
+class _Handler(QuietHandler):
     @property
     def registry(self) -> SmallRegistry:
-        return self.server.registry  # type: ignore[attr-defined, no-any-return]
+        return self.server.owner  # type: ignore[attr-defined, no-any-return]
 
     def do_GET(self) -> None:
         self._answer()
