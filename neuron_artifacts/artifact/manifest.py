@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from neuron_artifacts._files import is_safe_relative, load_json_object, shorten
+from neuron_artifacts._files import is_safe_relative, is_sha256, load_json_object, shorten
 from neuron_artifacts.errors import CorruptError, IncompatibleError
 from neuron_artifacts.key import digest_of, make_key
 
@@ -164,6 +164,8 @@ def _check_consistency(manifest: Manifest) -> None:
             raise CorruptError(
                 f"{MANIFEST_NAME} lists a file outside the artifact: {shorten(file.path)}"
             )
+        if not is_sha256(file.sha256):  # it becomes the name of a file in caches and stores
+            raise CorruptError(f"{MANIFEST_NAME} gives {shorten(file.path)} no SHA-256")
         if file.role not in get_args(Role):
             raise CorruptError(
                 f"{MANIFEST_NAME} gives {shorten(file.path)} the unknown role {shorten(file.role)}"

@@ -22,7 +22,7 @@ from neuron_artifacts.events import Note, Observer, ignore
 from neuron_artifacts.remote.manifest import MAX_BYTES
 from neuron_artifacts.remote.moving import in_parallel, persistently
 from neuron_artifacts.remote.objects import BLOBS, SIGNATURES, CasStore, Listed, Objects
-from neuron_artifacts.remote.port import RemoteStore
+from neuron_artifacts.remote.port import RemoteStore, take
 from neuron_artifacts.remote.pull import read_remote
 
 PUSHING, COLLECTING = "pushing/", "collecting/"
@@ -184,7 +184,8 @@ def _read(objects: Objects, announcement: Listed) -> set[str]:
         raise CorruptError(f"{objects.url} holds {announcement.name}, which is too large")
 
     def read() -> bytes:
-        return b"".join(objects.get(announcement.name, announcement.size))
+        chunks = objects.get(announcement.name, announcement.size)
+        return take(chunks, announcement.size, f"{objects.url}: {announcement.name}")
 
     try:
         return {str(digest) for digest in load_json_object(persistently(read))["digests"]}

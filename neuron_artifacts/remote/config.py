@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from neuron_artifacts._files import write_atomically
 from neuron_artifacts.errors import UsageError
@@ -86,19 +86,25 @@ def check_url(url: str) -> str:
     UsageError
         Another scheme, no place, an unknown parameter, or a user and password in it.
     """
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in SCHEMES:
         raise UsageError(
             f"{parts.scheme or 'a path'}: no such kind of remote store",
             hint=f"a URL with {', '.join(f'{scheme}://' for scheme in SCHEMES)}",
         )
-    if "@" in parts.netloc:
+    values = [value for _, value in parse_qsl(parts.query)]
+    if any("@" in text for text in (parts.netloc, *values)):
         raise UsageError(
             "a remote store's URL must hold no user or password",
             hint="credentials come from the usual place of each store, see docs/remote-stores.md",
         )
     known = PARAMETERS.get(parts.scheme, set())
     unknown = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - known
+    if any(mark in value for value in values for mark in "?&#"):
+        raise UsageError(
+            f"a parameter of {parts.scheme}:// holds parameters of its own",
+            hint="signed URLs are of no use here, see docs/remote-stores.md",
+        )
     if unknown or parts.fragment:
         raise UsageError(
             f"{parts.scheme}:// takes no parameter {', '.join(sorted(unknown)) or '#'}",
@@ -109,3 +115,15 @@ def check_url(url: str) -> str:
     if parts.scheme != "file" and not parts.netloc:
         raise UsageError(f"{url} names no place", hint="e.g. s3://bucket/prefix, hf://org/repo")
     return url.rstrip("/")
+
+
+def _split(url: str) -> SplitResult:
+    hint = "e.g. s3://bucket/prefix, oci://registry:5000/repository"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise UsageError("this is no URL: its host or port is malformed", hint=hint) from None
+    if not url.isprintable():
+        raise UsageError("this is no URL: it holds control characters", hint=hint)
+    return parts

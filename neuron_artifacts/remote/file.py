@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,7 +32,8 @@ class FileObjects:
     def head(self, name: str) -> int | None:
         with self._explained(name):
             try:
-                return (self._root / name).stat().st_size
+                status = (self._root / name).stat()
+                return status.st_size if stat.S_ISREG(status.st_mode) else None
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
@@ -39,6 +41,8 @@ class FileObjects:
         del size
         with self._explained(name):
             try:
+                if not (self._root / name).is_file():  # a pipe would never begin
+                    raise FileNotFoundError
                 with (self._root / name).open("rb", buffering=0) as file:
                     file.seek(start)
                     while chunk := file.read(CHUNK):

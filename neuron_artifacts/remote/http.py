@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from email.message import Message
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from neuron_artifacts._version import __version__
 from neuron_artifacts.errors import RemoteError
@@ -22,12 +22,16 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Refused(Exception):
-    """An answer with an error status; ``headers`` are the server's."""
+    """An answer with an error status; ``headers`` are those of the server at ``url``.
 
-    def __init__(self, status: int, headers: Message) -> None:
+    That is another than was asked, where that one redirected.
+    """
+
+    def __init__(self, status: int, headers: Message, url: str) -> None:
         super().__init__(str(status))
         self.status = status
         self.headers = headers
+        self.url = url
 
 
 class Response:
@@ -55,12 +59,13 @@ class Response:
 
     def chunks(self) -> Iterator[bytes]:
         with _explained(self.url):
-            while chunk := self._opened.read(_CHUNK):
+            # What has arrived counts, also if nothing more does: read() would lose it.
+            while chunk := self._opened.read1(_CHUNK):
                 yield chunk
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow for reading only, and never from https to http."""
+    """Follow for reading only, to other HTTP servers, and never from https to http."""
 
     def redirect_request(
         self,
@@ -75,6 +80,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             return None
         if urlsplit(req.full_url).scheme == "https" != urlsplit(newurl).scheme:
             raise RemoteError(f"{_place(req.full_url)} redirects to a place without encryption")
+        if urlsplit(newurl).scheme not in ("http", "https"):
+            return None
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -114,11 +121,11 @@ def send(
         except urllib.error.HTTPError as error:
             with error:
                 if error.code not in _PASSING:
-                    raise Refused(error.code, error.headers) from None
+                    raise Refused(error.code, error.headers, error.url or url) from None
                 after = str(error.headers.get("Retry-After", ""))
                 raise RemoteError(
                     f"{_place(url)} answered {error.code}", hint="try again later", passing=True,
-                    after=float(after) if after.isdigit() else None,
+                    after=float(after) if after.isdecimal() else None,
                 ) from None  # fmt: skip
 
 
@@ -133,6 +140,8 @@ class _explained:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         cause = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(cause, ValueError):
+            raise RemoteError(f"{_place(self._url)} names a place that is no URL") from None
         if not isinstance(cause, (OSError, http.client.HTTPException)):
             return
         if isinstance(error, urllib.error.HTTPError):
@@ -143,6 +152,18 @@ class _explained:
             f"{_place(self._url)} cannot be reached: {said}", passing=not final,
             hint="check its name and certificate" if final else None,
         ) from None  # fmt: skip
+
+
+def join(base: str, url: str) -> str:
+    """Where a server's ``url``, which may be relative, leads from ``base``.
+
+    Raises
+    ------
+    RemoteError
+        Nowhere.
+    """
+    with _explained(base):
+        return urljoin(base, url)
 
 
 def _place(url: str) -> str:

@@ -21,18 +21,17 @@ from neuron_artifacts.remote.manifest import MAX_BYTES, RemoteManifest
 from neuron_artifacts.remote.moving import in_parallel, persistently, read_checked
 from neuron_artifacts.remote.port import (
     MAX_SIGNATURE_BYTES,
+    MOST_KEYS,
     MOST_SIGNATURES,
     Blob,
     OnBytes,
     Probe,
+    take,
 )
 
 ARTIFACTS = "artifacts/"
 BLOBS = "cas/sha256/"
 SIGNATURES = "signatures/"
-
-_MOST_KEYS = 1_000_000
-"""A listing that is longer does not end."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,12 @@ class CasStore:
         if size > MAX_BYTES:
             raise CorruptError(f"{self.url} has a manifest of {size} bytes for {key}")
         try:
-            return b"".join(self.objects.get(name, size))
+            return self._take(name, size)
         except MissError:
             return None
+
+    def _take(self, name: str, size: int) -> bytes:
+        return take(self.objects.get(name, size), size, f"{self.url}: {name}")
 
     def publish(self, manifest: RemoteManifest) -> bool:
         key, data = manifest.artifact.key, manifest.dump()
@@ -128,15 +130,15 @@ class CasStore:
     def signatures(self, key: str) -> list[bytes]:
         listed = list(islice(self.objects.list(f"{SIGNATURES}{key}/"), MOST_SIGNATURES))
         small = (each for each in listed if each.size <= MAX_SIGNATURE_BYTES)
-        return [b"".join(self.objects.get(each.name, each.size)) for each in small]
+        return [self._take(each.name, each.size) for each in small]
 
     def add_signature(self, key: str, envelope: bytes) -> None:
         digest = hashlib.sha256(envelope).hexdigest()
         self.objects.put_if_absent(f"{SIGNATURES}{key}/{digest}.json", envelope)
 
     def keys(self) -> list[str]:
-        listing = list(islice(self.objects.list(ARTIFACTS), _MOST_KEYS + 1))
-        if len(listing) > _MOST_KEYS:
+        listing = list(islice(self.objects.list(ARTIFACTS), MOST_KEYS + 1))
+        if len(listing) > MOST_KEYS:
             raise RemoteError(f"{self.url} lists objects without end")
         names = (listed.name.removeprefix(ARTIFACTS) for listed in listing)
         keys = (name.removesuffix(".json") for name in names if name.endswith(".json"))

@@ -15,19 +15,22 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from urllib.parse import parse_qs, quote, urljoin, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from neuron_artifacts._files import is_sha256
 from neuron_artifacts.artifact import MANIFEST_NAME, SIGNATURE_NAME
 from neuron_artifacts.errors import CorruptError, MissError, RemoteError, UsageError
+from neuron_artifacts.remote.http import join
 from neuron_artifacts.remote.manifest import MAX_BYTES, RemoteManifest
 from neuron_artifacts.remote.moving import in_parallel, persistently, read_checked
 from neuron_artifacts.remote.port import (
     MAX_SIGNATURE_BYTES,
+    MOST_KEYS,
     MOST_SIGNATURES,
     Blob,
     OnBytes,
     Probe,
+    take,
 )
 from neuron_artifacts.remote.registry import Registry, body_of
 
@@ -93,7 +96,7 @@ class OciStore:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise CorruptError(f"{self.url}:{tag} is no artifact of this tool") from None
-        data = b"".join(self.read(digest, size))
+        data = take(self.read(digest, size), size, f"{self.url}:{tag}")
         if hashlib.sha256(data).hexdigest() != digest:
             raise CorruptError(f"{self.url}:{tag} has other bytes than its digest says")
         return data
@@ -150,7 +153,10 @@ class OciStore:
                 break  # a repository begins to exist with its first push
             following = _next(response.headers.get("Link", ""), response.url)
             body = body_of(response, MAX_BYTES)
-            tags += [str(tag) for tag in (body.get("tags") or [])]
+            found = body.get("tags") or []
+            if not isinstance(found, list) or len(tags) + len(found) > MOST_KEYS:
+                raise RemoteError(f"{self.url} lists no tags, or tags without end")
+            tags += map(str, found)
             if following is None:
                 break
             path = following
@@ -165,7 +171,8 @@ class OciStore:
     def _size(self, sha256: str) -> int | None:
         try:
             with self._registry.send("HEAD", f"blobs/sha256:{sha256}") as response:
-                return int(response.headers.get("Content-Length", "-1"))
+                size = str(response.headers.get("Content-Length", ""))
+                return int(size) if size.isdecimal() else -1
         except MissError:
             return None
 
@@ -178,7 +185,7 @@ class OciStore:
 
     def _upload(self, sha256: str, chunks: Iterator[bytes], size: int) -> None:
         with self._registry.send("POST", "blobs/uploads/", body=b"") as response:
-            place = urljoin(response.url, response.headers.get("Location", ""))
+            place = join(response.url, response.headers.get("Location", ""))
         separator = "&" if "?" in place else "?"
         url = f"{place}{separator}digest={quote(f'sha256:{sha256}')}"
         with self._registry.send("PUT", url, stream=(chunks, size)):
@@ -227,5 +234,5 @@ def _next(link: str, url: str) -> str | None:
     target, _, relation = link.partition(";")
     if 'rel="next"' not in relation:
         return None
-    following = urljoin(url, target.strip().strip("<>"))
+    following = join(url, target.strip().strip("<>"))
     return following if urlsplit(following)[:2] == urlsplit(url)[:2] else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from neuron_artifacts.errors import CorruptError
 from neuron_artifacts.remote.manifest import RemoteManifest
 
 OnBytes = Callable[[int], None]
@@ -16,6 +17,9 @@ MOST_SIGNATURES = 100
 """Envelopes that are read of one artifact; who may write to a store could put there any number."""
 
 MAX_SIGNATURE_BYTES = 1 << 20
+
+MOST_KEYS = 1_000_000
+"""A listing that is longer does not end."""
 
 _SECRETS = re.compile(
     r"(?P<host>\w+://)[^\s/@]+@"
@@ -106,6 +110,22 @@ class RemoteStore(Protocol):
     def probe(self) -> Probe:
         """Try what the protocol relies on, and leave nothing behind."""
         ...
+
+
+def take(chunks: Iterable[bytes], most: int, what: str) -> bytes:
+    """A small object's bytes.
+
+    Raises
+    ------
+    CorruptError
+        There are more than were announced: a store may send without end.
+    """
+    data = bytearray()
+    for chunk in chunks:
+        data += chunk
+        if len(data) > most:
+            raise CorruptError(f"{what} has more than the {most} bytes that were announced")
+    return bytes(data)
 
 
 def redact(text: str) -> str:

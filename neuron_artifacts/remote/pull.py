@@ -30,7 +30,7 @@ from neuron_artifacts.remote.arrival import (
 from neuron_artifacts.remote.incoming import Incoming, collect_incoming
 from neuron_artifacts.remote.manifest import RemoteManifest, Sidecar, parse_remote_manifest
 from neuron_artifacts.remote.moving import Meter, in_parallel, persistently
-from neuron_artifacts.remote.port import RemoteStore
+from neuron_artifacts.remote.port import RemoteStore, take
 from neuron_artifacts.remote.references import fetch_reference
 from neuron_artifacts.store import LocalStore, Staging
 from neuron_artifacts.store.staging import storing
@@ -165,7 +165,9 @@ def read_signature(remote: RemoteStore, whole: RemoteManifest) -> bytes | None:
     sidecar = whole.signature
     if sidecar is None:
         return None
-    data = persistently(lambda: b"".join(remote.read(sidecar.sha256, sidecar.size)))
+    data = persistently(
+        lambda: take(remote.read(sidecar.sha256, sidecar.size), sidecar.size, remote.url)
+    )
     if hashlib.sha256(data).hexdigest() != sidecar.sha256:
         raise CorruptError(
             f"{remote.url} sent other bytes for {sidecar.sha256} than its digest says"

@@ -6,16 +6,17 @@ https://distribution.github.io/distribution/spec/auth/token/.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
+from neuron_artifacts._files import load_json_object
 from neuron_artifacts.errors import MissError, RemoteError
 from neuron_artifacts.remote import http
 from neuron_artifacts.remote.docker_config import Credentials, find_credentials
+from neuron_artifacts.remote.port import redact
 
 _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -59,7 +60,7 @@ class Registry:
         RemoteError
             Any other refusal.
         """
-        url = urljoin(self._base, path)
+        url = http.join(self._base, path)
         scope = "pull" if method in ("GET", "HEAD") else "pull,push"
         chunks, size = stream or (body, len(body) if body is not None else None)
 
@@ -82,6 +83,8 @@ class Registry:
 
     def _authorize(self, refused: http.Refused, scope: str) -> bool:
         """Get what the registry asks for; whether there is something new to try."""
+        if urlsplit(refused.url).netloc != self.host:
+            return False  # whoever a redirect leads to may not ask for a password
         challenge = refused.headers.get("WWW-Authenticate", "")
         with self._lock:
             if not self._asked_for_credentials:
@@ -122,19 +125,22 @@ class Registry:
                     "GET", f"{realm}{separator}{urlencode(query)}", authorization=basic
                 )
             with opened as response:
-                answer = json.loads(response.read(_MOST_TOKEN_BYTES))
+                answer = load_json_object(response.read(_MOST_TOKEN_BYTES))
         except http.Refused as refused:
             raise self._explain(refused, "a token") from None
         except ValueError:
-            answer = None
-        token = isinstance(answer, dict) and (answer.get("token") or answer.get("access_token"))
+            answer = {}
+        token = answer.get("token") or answer.get("access_token")
         if not isinstance(token, str):
             raise RemoteError(f"{self.host} names a token service that gives no token")
         return token
 
     def _check_realm(self, realm: str) -> None:
         """A password goes nowhere without encryption, unless the registry itself has none."""
-        parts = urlsplit(realm)
+        try:
+            parts = urlsplit(realm)
+        except ValueError:
+            raise RemoteError(f"{self.host} names a token service that is no URL") from None
         plain = urlsplit(self._base).scheme == "http"
         if parts.scheme != "https" and not (plain and parts.scheme == "http"):
             raise RemoteError(f"{self.host} names a token service without encryption")
@@ -143,6 +149,7 @@ class Registry:
         self, refused: http.Refused, path: str, *, again: bool = False
     ) -> RemoteError | MissError:
         what = f"{self.host}/{self.repository}"
+        path = redact(path).partition("?")[0]
         if refused.status == 404:
             return MissError(f"{what} has no {path}")
         if refused.status in (401, 403):
@@ -153,17 +160,17 @@ class Registry:
         if refused.status == 429:
             return RemoteError(f"{what} is limiting requests", passing=True)
         return RemoteError(
-            f"{what} answered {refused.status} about {path.partition('?')[0]}",
+            f"{what} answered {refused.status} about {path}",
             # Some, like distribution 2.8 on files, for a moment do not know a blob that several
             # have just uploaded at once.
             passing=refused.status == 400 and path.startswith("manifests/"),
         )
 
 
-def body_of(response: http.Response, most: int) -> Any:
+def body_of(response: http.Response, most: int) -> dict[str, Any]:
     """A JSON answer."""
     with response:
         try:
-            return json.loads(response.read(most))
+            return load_json_object(response.read(most))
         except ValueError:
             raise RemoteError(f"{response.url} does not answer as a registry does") from None

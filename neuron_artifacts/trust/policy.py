@@ -20,6 +20,7 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,16 +74,19 @@ def load_policy(environ: Mapping[str, str] | None = None) -> Policy:
     Raises
     ------
     UsageError
-        It cannot be read, or a key it names cannot. A policy that is broken trusts nobody.
+        It cannot be read, or a key it names cannot, or anybody may write it. A policy that is
+        broken trusts nobody.
     """
     environ = os.environ if environ is None else environ
     named = environ.get(POLICY_VARIABLE)
     path = Path(named) if named else _default_path(environ)
-    if not named and not path.exists():
-        return Policy()
     try:
+        _refuse_open(path)
         body = load_yaml(read_regular(path, MAX_YAML_BYTES))
     except OSError as error:
+        is_absent = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        if not named and is_absent and not os.path.lexists(path):
+            return Policy()
         raise UsageError(f"the policy {path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise UsageError(f"the policy {path} is not valid YAML: {error}") from None
@@ -150,9 +154,16 @@ def _parse(body: Any, path: Path) -> Policy:
     return Policy(tuple(_rule(row, vouchers, path) for row in rows))
 
 
+def _refuse_open(path: Path) -> None:
+    if path.stat().st_mode & 0o002:
+        raise UsageError(f"anybody may write {path}, so it says nothing", hint=f"chmod o-w {path}")
+
+
 def _key(name: Any, file: Any, path: Path) -> Voucher:
     if not (_is_text(name) and _is_text(file)):
         raise UsageError(f"the policy {path}: {shorten(name)} names no key and no file")
+    with suppress(OSError):  # whoever loads it says so
+        _refuse_open(path.parent / file)
     return load_public_key(path.parent / file, name)
 
 
@@ -168,6 +179,8 @@ def _identity(name: Any, fields: Any, path: Path) -> Voucher:
             "`issuer`; all are text"
         )
     roots = path.parent / fields["trusted_root"]
+    with suppress(OSError):
+        _refuse_open(roots)
     return load_identity(fields["subject"], fields.get("issuer"), roots, name)
 
 

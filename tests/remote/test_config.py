@@ -59,6 +59,9 @@ def test_remotes_are_added_listed_and_removed(config: Path, tmp_path: Path) -> N
     [
         "bucket/prefix", "ftp://x/y", "file://relative/path", "s3://", "oci://",
         "s3://key:secret@bucket/x", "oci://user@host/repo", "https://token@host",
+        "s3://b/x?endpoint=http://key:secret@host", "s3://b/x?endpoint=http://key:secret%40host",
+        "s3://b/x?endpoint=http://host/?X-Amz-Signature=secret", "oci://[host/r", "oci://h:port/r",
+        "hf://org/a\nb", "s3://b/\x1b[31m",
         "s3://bucket?secret_access_key=x", "s3://bucket?endpoint=http://e&token=t",
         "hf://org/repo?token=hf_x", "file:///a?x=1", "s3://bucket#x",
     ],

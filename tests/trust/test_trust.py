@@ -18,6 +18,7 @@ from neuron_artifacts.trust.keys import generate_keys, load_private_key, load_pu
 from neuron_artifacts.trust.policy import load_policy, require_trust
 from neuron_artifacts.trust.statement import read_signatures, sign_artifact
 from tests.artifact.artifacts import publish
+from tests.trust.authorities import authority
 
 Keys = Callable[[str], tuple[Path, Path]]
 
@@ -224,3 +225,41 @@ def test_a_broken_policy_is_an_error_and_trusts_nobody(text: str, tmp_path: Path
 def test_a_policy_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         load_policy({"NEURON_ARTIFACTS_POLICY": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize("open_to_all", ["policy.yaml", "release.pub", "ca.pem", None])
+def test_what_anybody_may_write_says_nothing(
+    keys: Keys, tmp_path: Path, open_to_all: str | None
+) -> None:
+    keys("release")
+    authority().write(tmp_path / "ca")
+    environ = write_policy(
+        tmp_path,
+        "keys: {release: release.pub}\n"
+        "identities: {ci: {subject: a@b.example, trusted_root: ca.pem}}\n"
+        "rules: [{stores: ['*'], require: [release, ci]}]\n",
+    )
+    if open_to_all is None:
+        assert len(load_policy(environ).required("x")) == 2
+        return
+    (tmp_path / open_to_all).chmod(0o666)
+    with pytest.raises(UsageError, match=f"anybody may write .*{open_to_all}") as caught:
+        load_policy(environ)
+    assert "chmod o-w" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["dangling", "loop", "folder"])
+def test_a_policy_that_is_there_and_cannot_be_read_trusts_nobody(tmp_path: Path, kind: str) -> None:
+    """In its usual place, where none at all would mean that nobody is asked."""
+    path = tmp_path / "neuron-artifacts" / "policy.yaml"
+    path.parent.mkdir()
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("policy.yaml" if kind == "loop" else "nowhere.yaml")
+    with pytest.raises(UsageError, match=r"cannot be read|not valid"):
+        load_policy({"XDG_CONFIG_HOME": str(tmp_path)})
+
+
+def test_a_home_that_is_none_has_no_policy() -> None:
+    assert load_policy({"XDG_CONFIG_HOME": "/dev/null"}).required("x") == ()
