@@ -38,6 +38,10 @@ NATIVE_PLUGIN = (0, 21)
 """From here on vllm-neuron compiles by itself; before, it was a loader of NxD Inference.
 (0.2 to 0.6 came with SDK 2.26 to 2.30, 0.21.0.1.0.0 with 2.31.1: ``n2-manifest.json``.)"""
 
+FIRST_OPTIMUM = (0, 4)
+"""Earlier releases of optimum-neuron compile decoders for the host's own device alone; the worker
+refuses them."""
+
 _SHARED = ("libneuronxla", "neuronx-cc", "nki", "torch", "torch-neuronx", "transformers")
 
 KEY_PACKAGES: dict[str, tuple[str, ...]] = {
@@ -72,6 +76,8 @@ def missing_packages(backend: str, packages: Mapping[str, str]) -> tuple[str, ..
     missing = [name for name in REQUIREMENTS[backend] if name not in packages]
     if backend == "vllm-neuron" and "vllm-neuron" in packages and not _is_native(packages):
         missing.append("vllm-neuron>=" + ".".join(map(str, NATIVE_PLUGIN)))
+    if backend == "optimum" and _numbers(packages.get("optimum-neuron", "0.4")) < FIRST_OPTIMUM:
+        missing.append("optimum-neuron>=" + ".".join(map(str, FIRST_OPTIMUM)))
     return tuple(missing)
 
 

@@ -54,9 +54,12 @@ def test_generations(packages: dict[str, str], expected: tuple[str, ...]) -> Non
     assert generations_of(packages) == expected
 
 
-def test_an_old_plugin_is_named_with_the_version_that_compiles_by_itself() -> None:
+def test_an_old_library_is_named_with_the_version_that_does() -> None:
     old = {**NATIVE, "vllm-neuron": "0.6.0"}
     assert missing_packages("vllm-neuron", old) == ("vllm-neuron>=0.21",)
+    early = {**CC, "neuronx-distributed": "0.14", "optimum-neuron": "0.3.0"}
+    assert missing_packages("optimum", early) == ("optimum-neuron>=0.4",)
+    assert missing_packages("optimum", {**early, "optimum-neuron": "0.4.0"}) == ()
     assert missing_packages("nxdi", CC) == (
         "neuronx-distributed", "neuronx-distributed-inference",
     )  # fmt: skip
