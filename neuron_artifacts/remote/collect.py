@@ -185,7 +185,8 @@ def _read(objects: Objects, announcement: Listed) -> set[str]:
 
     def read() -> bytes:
         chunks = objects.get(announcement.name, announcement.size)
-        return take(chunks, announcement.size, f"{objects.url}: {announcement.name}")
+        # A collector puts its own again once it knows what to remove: it may have grown since.
+        return take(chunks, MAX_BYTES, f"{objects.url}: {announcement.name}")
 
     try:
         return {str(digest) for digest in load_json_object(persistently(read))["digests"]}

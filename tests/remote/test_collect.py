@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,6 +138,34 @@ def test_a_push_waits_for_a_collector_and_looks_then(tmp_path: Path) -> None:
     assert "waiting for a collector" in notes[0]
     pulled = pull_artifact(store, artifact.name, local_store(tmp_path / "b"))
     assert verify_artifact(pulled.path, "full").status == "ok"
+
+
+def test_a_collector_that_says_more_meanwhile_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It announces itself with nothing at first: its list comes between a push's two looks."""
+    store = cas(Place("file", f"file://{tmp_path}/remote"))
+    artifact = make_artifact(tmp_path / "a")
+    doomed, name = lay_blobs(store, artifact)[0], f"{COLLECTING}x.json"
+    told: list[Event] = []
+
+    def put(*digests: str) -> None:
+        data = json.dumps({"digests": digests}).encode()
+        store.objects.put(name, iter((data,)), len(data))
+
+    read = store.objects.get
+
+    def get(asked: str, size: int, start: int = 0) -> Iterator[bytes]:
+        if asked == name:
+            put(doomed)
+        yield from read(asked, size, start)
+        if asked == name:
+            store.objects.delete(name)
+
+    put()
+    monkeypatch.setattr(store.objects, "get", get)
+    assert push_artifact(store, artifact, observe=told.append).published
+    assert any("waiting for a collector" in event.text for event in told if isinstance(event, Note))
 
 
 def test_the_dead_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
