@@ -92,7 +92,7 @@ def look_up(
 def _is_trusted(directory: Path, policy: Policy) -> bool:
     try:
         require_trust(directory, policy.required_at(directory))
-    except (UntrustedError, CorruptError):
+    except (UntrustedError, CorruptError, StoreError):
         return False
     return True
 

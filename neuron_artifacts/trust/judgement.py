@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from neuron_artifacts.artifact import read_manifest
-from neuron_artifacts.errors import CorruptError, UntrustedError
+from neuron_artifacts.errors import CorruptError, StoreError, UntrustedError
 from neuron_artifacts.trust.keys import Voucher
 from neuron_artifacts.trust.policy import require_trust
 from neuron_artifacts.trust.provenance import check_provenance, read_provenance
@@ -19,7 +19,7 @@ from neuron_artifacts.trust.statement import check_signed_statement, read_signat
 class Judgement:
     """``signed_by`` is whoever of those asked for has signed; ``builder``, what provenance says."""
 
-    status: Literal["ok", "untrusted", "corrupt"]
+    status: Literal["ok", "untrusted", "corrupt", "unreadable"]
     problems: tuple[str, ...] = ()
     signed_by: str | None = None
     builder: str | None = None
@@ -39,6 +39,8 @@ def judge_artifact(directory: Path, required: Iterable[tuple[Voucher, ...]]) -> 
         return Judgement("untrusted", (error.message,))
     except CorruptError as error:
         return Judgement("corrupt", (error.message,))
+    except StoreError as error:
+        return Judgement("unreadable", (error.message,))
     if problems:
         return Judgement("corrupt", tuple(problems))
     names = " and ".join(dict.fromkeys(str(signer) for signer in signers if signer))

@@ -12,9 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuron_artifacts._files import load_json_object, read_regular, shorten
+from neuron_artifacts._files import (
+    advise,
+    is_about_access,
+    load_json_object,
+    read_regular,
+    shorten,
+)
 from neuron_artifacts.artifact import MANIFEST_NAME, PROVENANCE_NAME, Manifest
-from neuron_artifacts.errors import CorruptError
+from neuron_artifacts.errors import CorruptError, StoreError
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -122,7 +128,9 @@ def read_beside(directory: Path, name: str) -> bytes | None:
     Raises
     ------
     CorruptError
-        It cannot be read.
+        It is damaged, or something else than a file.
+    StoreError
+        The system does not let us read it.
     """
     try:
         return read_regular(directory / name, MAX_BYTES)
@@ -131,7 +139,8 @@ def read_beside(directory: Path, name: str) -> bytes | None:
     except ValueError as error:
         raise CorruptError(f"{name} is damaged: {error}") from None
     except OSError as error:
-        raise CorruptError(f"{name} cannot be read: {error.strerror}") from None
+        kind = StoreError if is_about_access(error) else CorruptError
+        raise kind(f"{name} cannot be read: {error.strerror}", hint=advise(error)) from None
 
 
 def _inputs(manifest: Manifest) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def join_signatures(directory: Path, envelopes: Iterable[bytes]) -> int:
     Raises
     ------
     StoreError
-        The directory cannot be written.
+        The directory cannot be read or written.
     """
     manifest = read_beside(directory, MANIFEST_NAME) or b""
     try:

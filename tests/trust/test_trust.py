@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from neuron_artifacts.artifact import SIGNATURE_NAME
-from neuron_artifacts.errors import CorruptError, UntrustedError, UsageError
+from neuron_artifacts.errors import CorruptError, StoreError, UntrustedError, UsageError
+from neuron_artifacts.trust.judgement import judge_artifact
 from neuron_artifacts.trust.keys import generate_keys, load_private_key, load_public_key
 from neuron_artifacts.trust.policy import load_policy, require_trust
 from neuron_artifacts.trust.statement import read_signatures, sign_artifact
 from tests.artifact.artifacts import publish
+from tests.limits import no_descriptors
 from tests.trust.authorities import authority
 
 Keys = Callable[[str], tuple[Path, Path]]
@@ -47,6 +49,17 @@ def test_an_unsigned_artifact_names_who_was_expected(artifact: Path, keys: Keys)
     with pytest.raises(UntrustedError, match=r"signed by release \(sha256:.*signed by nobody"):
         require_trust(artifact, (key,))
     assert require_trust(artifact, ()) is None
+
+
+def test_signatures_that_cannot_be_read_are_not_called_damaged(artifact: Path, keys: Keys) -> None:
+    private, public = keys("release")
+    sign_artifact(artifact, load_private_key(private, {}))
+    asked = (load_public_key(public),)
+    with no_descriptors(), pytest.raises(StoreError, match="cannot be read"):
+        require_trust(artifact, asked)
+    with no_descriptors():
+        assert judge_artifact(artifact, [asked]).status == "unreadable"
+    assert judge_artifact(artifact, [asked]).status == "ok"
 
 
 def test_several_keys_sign_and_one_signs_again(artifact: Path, keys: Keys) -> None:
