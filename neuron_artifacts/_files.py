@@ -29,6 +29,7 @@ _ADVICE = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check who may read and write there"),
+    errno.EMLINK: "no more names fit in there: remove some, or choose another place",
     errno.ENOMEM: "free memory, or raise the limit of the container",
 }
 
