@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tests.neuron_cache.cache_hub import CacheHub
 
 Answer = tuple[int, dict[str, Any]]
+
+_COMMITTING = threading.Lock()
 
 FIRST = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
 
@@ -87,7 +90,12 @@ def lfs_verify(hub: CacheHub, body: dict[str, Any]) -> Answer:
 
 
 def commit(hub: CacheHub, repo_id: str, revision: str, lines: Iterable[bytes]) -> Answer:
-    """Apply the lines of a commit, all or none."""
+    """Apply the lines of a commit, all or none, and one commit after the other."""
+    with _COMMITTING:
+        return _commit(hub, repo_id, revision, lines)
+
+
+def _commit(hub: CacheHub, repo_id: str, revision: str, lines: Iterable[bytes]) -> Answer:
     repository = hub.repositories[repo_id]
     head = repository.refs[revision]
     files = dict(repository.commits[head])
